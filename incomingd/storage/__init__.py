@@ -1,0 +1,1 @@
+"""Volumes: places that hold the bytes and records of uploads."""

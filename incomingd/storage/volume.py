@@ -1,0 +1,231 @@
+"""What the engine may ask of a volume, and what a volume promises.
+
+Every volume holds records, claims and segments. An upload's record is replaced
+as a whole or not at all. Nothing here waits on the event loop's thread for a
+disk or a network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from incomingd.core.content import Content
+    from incomingd.core.record import Record
+    from incomingd.core.tenure import Claim
+    from incomingd.storage.body import Body
+
+
+class VolumeError(Exception):
+    """A volume could not do what was asked."""
+
+
+class VolumeFullError(VolumeError):
+    """There is no room, or the quota is used up."""
+
+
+class VolumeUnavailableError(VolumeError):
+    """The volume does not answer, is read-only, or is gone."""
+
+
+class VolumeLockedError(VolumeError):
+    """Another process holds the volume; the text says which."""
+
+
+class RecordUnreadableError(VolumeError):
+    """The upload's record is damaged or of an unknown format."""
+
+
+class ClaimTakenError(VolumeError):
+    """The claim exists already: another tenure has begun."""
+
+
+class UploadExistsError(VolumeError):
+    """There is an upload of this id already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a body that went into a segment."""
+
+    overflow: bool
+    """The body had more bytes than there was room for; they were not written."""
+
+
+class Segment(Protocol):
+    """A run of bytes, open for one append."""
+
+    @property
+    def size(self) -> int:
+        """Bytes kept in it so far."""
+
+    async def take(
+        self,
+        body: Body,
+        *,
+        room: int | None,
+        on_kept: Callable[[int], None],
+        see: Callable[[bytes], None] | None = None,
+    ) -> Taken:
+        """Keep the bytes of *body* behind those kept so far, until it ends.
+
+        Args:
+            body: where they come from.
+            room: at most so many are kept; None: any number.
+            on_kept: told the segment's size in bytes each time it has grown.
+            see: gets every kept byte, in order, in another thread; for digests.
+
+        Raises:
+            BodyCutError: the body was cut; what came before it is kept.
+            VolumeFullError, VolumeUnavailableError: what fitted is kept; `size`
+                tells how much.
+        """
+
+    async def sync(self) -> None:
+        """Return when all kept bytes would survive a power loss."""
+
+    async def cut_back(self, size: int) -> None:
+        """Forget the bytes behind the first *size*."""
+
+    async def close(self) -> None:
+        """Let go of it. Never raises."""
+
+
+class Volume(Protocol):
+    """A place that holds uploads.
+
+    All methods raise :class:`VolumeUnavailableError` where the volume cannot be
+    reached, and :class:`VolumeFullError` where it has no room.
+    """
+
+    @property
+    def id(self) -> str:
+        """The volume's own id, stored on it."""
+
+    # -- records and claims
+
+    async def create(self, record: Record) -> None:
+        """Store the record of a new upload, parked at offset 0.
+
+        Raises:
+            UploadExistsError: there is one.
+        """
+
+    async def read(self, upload_id: str) -> Record | None:
+        """Return the last record, or None: there is no such upload here.
+
+        Raises:
+            RecordUnreadableError: there is one that cannot be read.
+        """
+
+    async def claim(self, upload_id: str, claim: Claim) -> None:
+        """Begin the tenure that *claim* describes: exactly one caller can.
+
+        Raises:
+            ClaimTakenError: that tenure has begun already.
+        """
+
+    async def look(self, upload_id: str, epoch: int) -> bool:
+        """Return whether no claim has followed claim *epoch*."""
+
+    async def write(self, record: Record, *, sync: bool) -> None:
+        """Replace the record as a whole.
+
+        Args:
+            record: written by the tenure that it names, and by no other.
+            sync: return only when it would survive a power loss.
+        """
+
+    # -- bytes
+
+    async def measure(self, record: Record, content: Content) -> int:
+        """Return how many bytes of *content* count, after a claim was made.
+
+        Less than what the record notes means that bytes were lost.
+        """
+
+    async def open_segment(
+        self, upload_id: str, name: str, *, create: bool, size: int, sync: bool
+    ) -> Segment:
+        """Open a segment for the one append that goes into it.
+
+        Args:
+            upload_id: whose it is.
+            name: of the segment; carries its tenure.
+            create: make it; it must not exist.
+            size: so many bytes of it count; what lies behind them is dropped.
+            sync: its directory entry must survive a power loss before anything
+                rests on it.
+        """
+
+    async def sync_segments(self, record: Record, content: Content) -> None:
+        """Return when all bytes of *content* would survive a power loss."""
+
+    async def join(self, record: Record) -> None:
+        """Make the complete file of its segments, under its final name.
+
+        Repeatable: a join that was interrupted is done again.
+        """
+
+    def path_of(self, record: Record) -> Path | None:
+        """Return where the joined file stands, for apps that share the volume."""
+
+    async def open_file(self, record: Record) -> StoredFile | None:
+        """Open the joined file for reading; None if it is not there any more."""
+
+    async def drop_segments(self, upload_id: str, names: Sequence[str]) -> None:
+        """Delete these segments, as far as they exist."""
+
+    async def drop_bytes(self, record: Record, *, file_too: bool) -> None:
+        """Delete all segments and, where asked, the joined file."""
+
+    async def remove(self, upload_id: str) -> None:
+        """Delete all that is left of an upload."""
+
+    # -- room
+
+    async def has_room(self, size: int) -> bool:
+        """Whether *size* more bytes fit, with the reserve left free."""
+
+    # -- all uploads
+
+    async def groups(self) -> list[str]:
+        """Return the names of the groups into which uploads are divided."""
+
+    async def ids_in(self, group: str) -> list[str]:
+        """Return the ids of the uploads of one group, sorted."""
+
+    def group_of(self, upload_id: str) -> str:
+        """Return the group that *upload_id* belongs to."""
+
+    # -- keys that make a repeated create find the first one's upload
+
+    async def find_key(self, key: str) -> str | None:
+        """Return the id of the upload that was bound to *key*, if any."""
+
+    async def bind_key(self, key: str, upload_id: str) -> None:
+        """Bind *key* to *upload_id*, in place of what it was bound to."""
+
+    async def forget_keys(self, is_forgotten: Callable[[str], bool]) -> None:
+        """Forget the keys whose upload's id satisfies *is_forgotten*."""
+
+    async def close(self) -> None:
+        """Let go of the volume and its lock."""
+
+
+class StoredFile(Protocol):
+    """A complete file, open for reading."""
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes."""
+
+    async def read(self, start: int, size: int) -> bytes:
+        """Return up to *size* bytes from *start* on."""
+
+    async def close(self) -> None:
+        """Let go of it. Never raises."""
