@@ -1,0 +1,37 @@
+"""The configuration of `incomingd`: keys, sources, checks, reload, and the reference that is made from them."""
+
+from incomingd.config.commandline import CommandLine, parse
+from incomingd.config.errors import ConfigError, Problem
+from incomingd.config.loading import DEFAULT_FILE, Loaded, load
+from incomingd.config.settings import Settings
+from incomingd.config.values import (
+    Address,
+    HostRule,
+    Hosts,
+    Network,
+    Origins,
+    TcpAddress,
+    TrustedProxies,
+    UnixAddress,
+    parse_address,
+)
+
+__all__ = [
+    "DEFAULT_FILE",
+    "Address",
+    "CommandLine",
+    "ConfigError",
+    "HostRule",
+    "Hosts",
+    "Loaded",
+    "Network",
+    "Origins",
+    "Problem",
+    "Settings",
+    "TcpAddress",
+    "TrustedProxies",
+    "UnixAddress",
+    "load",
+    "parse",
+    "parse_address",
+]

@@ -1,0 +1,75 @@
+"""The command line of the daemon: `incomingd [OPTION…]`, every key an option."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from incomingd.config.errors import ConfigError, Problem
+from incomingd.config.keys import keys
+from incomingd.config.raw import Raw, Reading, nearest_key
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What the command line says. `reading` has the keys' options; its problems are reported with those of other sources."""
+
+    config: Path | None = None
+    check_config: bool = False
+    print_config: bool = False
+    version: bool = False
+    reading: Reading = field(default_factory=Reading)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError([Problem("bad_option", "command line", "", message)])
+
+
+def parse(argv: Sequence[str]) -> CommandLine:
+    """Read the command line (without the program's name). `--help` prints and raises SystemExit(0).
+
+    Raises ConfigError only for what cannot be read on at all, as an option without its value.
+    """
+    parser = _parser()
+    options, rest = parser.parse_known_args(list(argv))
+    reading = Reading(problems=list(_unknown(rest)))
+    for name in keys():
+        value = getattr(options, name)
+        if value is not None:
+            reading.values[name] = Raw(value, f"option --{name}")
+    return CommandLine(
+        config=options.config,
+        check_config=options.check_config,
+        print_config=options.print_config,
+        version=options.version,
+        reading=reading,
+    )
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="incomingd", allow_abbrev=False)
+    parser.add_argument("--config", type=Path, metavar="FILE")
+    parser.add_argument("--check-config", action="store_true")
+    parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("--version", action="store_true")
+    for key in keys().values():
+        parser.add_argument(key.option, dest=key.name, metavar="VALUE", help=key.what.replace("%", "%%"))
+    return parser
+
+
+def _unknown(rest: Sequence[str]) -> list[Problem]:
+    problems: list[Problem] = []
+    after_option = False
+    for argument in rest:
+        if argument.startswith("--"):
+            option = argument.partition("=")[0]
+            nearest = " or ".join(f"--{name}" for name in nearest_key(option.removeprefix("--")).split(" or ") if name)
+            problems.append(Problem("unknown_key", f"option {option}", option.removeprefix("--"), "there is no such option", nearest=nearest))
+            after_option = "=" not in argument
+        elif after_option:
+            after_option = False  # the value of the unknown option
+        else:
+            problems.append(Problem("bad_option", "command line", "", f"{argument!r} is not an option"))
+    return problems

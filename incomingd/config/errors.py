@@ -1,0 +1,45 @@
+"""What is wrong with a configuration, said so that a person can put it right."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in the configuration.
+
+    `code` is stable: `unknown_key`, `bad_value`, `duplicate_key`, `conflict`, `bad_file`, `bad_option`.
+    `source` says where it stands: `FILE:LINE`, `environment variable NAME`, `option --NAME`, or the name of a file.
+    `key` is the key in question (empty where none is), `message` what is wrong, `expected` what would be right and
+    `nearest` the key that was probably meant; the latter two may be empty.
+    """
+
+    code: str
+    source: str
+    key: str
+    message: str
+    expected: str = ""
+    nearest: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: {self.message}"]
+        if self.expected:
+            lines.append(f"    expected: {self.expected}")
+        if self.nearest:
+            lines.append(f"    did you mean: {self.nearest}")
+        return "\n".join(lines)
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. `problems` has all that was found, in the order of reading; `str()` is for people."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        assert problems
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        count = len(self.problems)
+        head = "the configuration has a mistake:" if count == 1 else f"the configuration has {count} mistakes:"
+        body = "\n".join("  " + str(problem).replace("\n", "\n  ") for problem in self.problems)
+        return f"{head}\n\n{body}\n"

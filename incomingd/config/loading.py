@@ -1,0 +1,205 @@
+"""Putting the sources together: defaults < file < environment < command line."""
+
+import grp
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from incomingd.config.commandline import parse
+from incomingd.config.conflicts import conflicts, doubts
+from incomingd.config.environment import read_environment
+from incomingd.config.errors import ConfigError, Problem
+from incomingd.config.keys import Key, keys
+from incomingd.config.raw import Raw, Reading
+from incomingd.config.secret_files import read_secrets
+from incomingd.config.settings import Settings, Tls
+from incomingd.config.values import parse_optional, parse_path
+from incomingd.config.yaml_file import read_file
+
+DEFAULT_FILE: Final = Path("/etc/incomingd/incomingd.yaml")
+_SHOWN_CHARS_MAX: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The effective settings and where they came from.
+
+    `config_file` is the file that was read, None without one. `warnings` are things that work and yet are probably not meant.
+    """
+
+    settings: Settings
+    config_file: Path | None
+    warnings: tuple[Problem, ...]
+    origins: Mapping[str, str]
+
+    def origin_of(self, key: str) -> str:
+        """Say where the value of a key comes from: `FILE:LINE`, `environment variable …`, `option …` or `default`.
+
+        Raises KeyError for what is no key.
+        """
+        found = keys()[key]
+        return self.origins.get(key) or (f"default: {found.default_text}" if found.default_text else "default")
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str], *, default_file: Path = DEFAULT_FILE) -> Loaded:
+    """Read and check the whole configuration. `argv` is without the program's name.
+
+    The same call again is a reload. Raises ConfigError with everything that is wrong, SystemExit for `--help`.
+    """
+    line = parse(argv)
+    config_file = line.config or (default_file if _is_there(default_file) else None)
+    sources = [_state_directory(environ)]
+    if config_file is not None:
+        sources.append(read_file(config_file))
+    sources += [read_environment(environ), line.reading]
+    problems = [problem for source in sources for problem in source.problems]
+    values = _settle(sources, problems)
+    settings, wrong = _validate(values, problems)
+    problems += _checks(settings, values, wrong)
+    if problems:
+        raise ConfigError(problems)
+    origins = {name: raw.source for name, raw in values.items()}
+    return Loaded(settings, config_file, tuple(doubts(settings, origins, config_file)), origins)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return True  # it cannot even be looked at: then reading it says why, better than to go on without it
+
+
+def _state_directory(environ: Mapping[str, str]) -> Reading:
+    # systemd gives a list with colons where a unit has several state directories; the first is ours.
+    path = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Reading({"data_dir": Raw(path, "default: $STATE_DIRECTORY")} if path else {})
+
+
+def _settle(sources: Sequence[Reading], problems: list[Problem]) -> dict[str, Raw]:
+    """Let later sources win, key by key; a secret and its file count as one key."""
+    values: dict[str, Raw] = {}
+    secrets = [key.name for key in keys().values() if key.secret]
+    for source in sources:
+        for secret in secrets:
+            twin = f"{secret}_file"
+            if secret in source.values and twin in source.values:
+                message = f"{secret} and {twin} are both set; only one can be"
+                problems.append(Problem("conflict", source.values[twin].source, twin, message))
+            elif secret in source.values:
+                values.pop(twin, None)
+            elif twin in source.values:
+                values.pop(secret, None)
+        values.update(source.values)
+    for secret in secrets:
+        _follow_twin(secret, values, problems)
+    return values
+
+
+def _follow_twin(secret: str, values: dict[str, Raw], problems: list[Problem]) -> None:
+    twin = values.get(f"{secret}_file")
+    if twin is None or secret in values:
+        return
+    try:
+        path = parse_optional(twin.value, parse_path)
+        if path is not None:
+            values[secret] = Raw(read_secrets(path), f"{path} ({twin.source})")
+    except ValueError as error:
+        problems.append(Problem("bad_file", twin.source, f"{secret}_file", f"{secret}_file: {error}"))
+
+
+def _validate(values: Mapping[str, Raw], problems: list[Problem]) -> tuple[Settings, frozenset[str]]:
+    """Make the settings; a wrong value is reported and left out, so that the others can still be checked together.
+
+    Returns the settings, and the keys whose values were wrong.
+    """
+    left = dict(values)
+    wrong: set[str] = set()
+    while True:
+        try:
+            return Settings.model_validate(_nested(left)), frozenset(wrong)
+        except ValidationError as error:
+            bad = {_key_at(details["loc"]): details for details in reversed(error.errors(include_url=False))}
+            problems += (_problem(keys()[name], bad[name], values.get(name)) for name in keys() if name in bad)
+            wrong.update(bad)
+            if not left.keys() & bad:
+                # A default that does not fit what was set (a base URL from a Unix socket): stop here, all is reported.
+                return Settings(), frozenset(keys())
+            left = {name: raw for name, raw in left.items() if name not in wrong}
+
+
+def _nested(values: Mapping[str, Raw]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, raw in values.items():
+        *path, leaf = name.split(".")
+        group = tree
+        for part in path:
+            group = group.setdefault(part, {})
+        group[leaf] = raw.value
+    return tree
+
+
+def _key_at(location: tuple[int | str, ...]) -> str:
+    name = ""
+    for part in location:
+        name = f"{name}.{part}".lstrip(".")
+        if name in keys():
+            return name
+    raise AssertionError(location)  # sources let known keys through only
+
+
+def _problem(key: Key, details: ErrorDetails, raw: Raw | None) -> Problem:
+    cause = details.get("ctx", {}).get("error")
+    reason = f": {cause}" if isinstance(cause, ValueError) else ""
+    shown = "" if key.secret or raw is None else f" = {_shown(raw.value)}"
+    if not reason:
+        reason = " is out of bounds" if "than" in details["type"] else " is not allowed here"
+    source = raw.source if raw else f"default: {key.default_text}"
+    return Problem("bad_value", source, key.name, f"{key.name}{shown}{reason}", key.expects)
+
+
+def _shown(value: str | list[str]) -> str:
+    text = value if isinstance(value, str) else ", ".join(value)
+    return ascii(text) if len(text) <= _SHOWN_CHARS_MAX else ascii(text[:_SHOWN_CHARS_MAX]) + "…"
+
+
+def _checks(settings: Settings, values: Mapping[str, Raw], wrong: frozenset[str]) -> Iterator[Problem]:
+    """Check what goes beyond single values; where a wrong value has a part in it, say nothing."""
+    for about, message in conflicts(settings):
+        if not wrong.intersection(about):
+            blamed = next((name for name in about if name in values), about[0])
+            yield Problem("conflict", values[blamed].source if blamed in values else "default", blamed, message)
+    for name in ("public", "backend", "admin"):
+        tls: Tls = getattr(settings, name).tls
+        cert, key = f"{name}.tls.cert", f"{name}.tls.key"
+        if tls.cert and tls.key and cert in values and key in values:
+            problem = _tls_problem(tls.cert, tls.key)
+            if problem:
+                yield Problem("bad_file", values[cert].source, cert, f"{cert}, {key}: {problem}")
+    if settings.files.group is not None:
+        try:
+            grp.getgrnam(settings.files.group)
+        except KeyError:
+            raw = values["files.group"]
+            yield Problem("bad_value", raw.source, "files.group", f"files.group: there is no group {settings.files.group!r} on this machine")
+
+
+def _tls_problem(cert: Path, key: Path) -> str:
+    for path in (cert, key):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without a password function OpenSSL would ask on the terminal for the pass phrase.
+        context.load_cert_chain(cert, key, password=lambda: "")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return f"{key} is not the key of {cert}"
+        return f"{cert} and {key} are no PEM certificate with its key, without a pass phrase ({error.reason or 'no PEM'})"
+    return ""

@@ -1,0 +1,593 @@
+"""Every setting of `incomingd`: its kind, bounds, default and unit, what it is, why one would change it, and whether a
+reload applies it.
+
+The reference file, the reference page, the JSON Schema, `--help` and the messages about mistakes are all made from here.
+A key is declared when something honours it, never before: nobody shall set a key that does nothing.
+"""
+
+import re
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic_core import PydanticUndefined
+
+from incomingd.config.kinds import (
+    AddressValue,
+    BaseUrl,
+    Count,
+    HostList,
+    InstanceName,
+    Mode,
+    OptionalCount,
+    OptionalName,
+    OptionalPath,
+    OptionalSize,
+    OptionalUrl,
+    OriginList,
+    PathValue,
+    ProxyList,
+    RegistryUrl,
+    Seconds,
+    Size,
+    Switch,
+    TokenList,
+)
+from incomingd.config.values import Address, Hosts, Origins, TcpAddress, TrustedProxies, UnixAddress, parse_address
+
+KiB: Final = 1 << 10
+MiB: Final = 1 << 20
+TiB: Final = 1 << 40
+MINUTE_S: Final = 60
+HOUR_S: Final = 3600
+DAY_S: Final = 86_400
+
+Durability = Literal["none", "completion", "acknowledgement"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "json", "console"]
+ClientAddress = Literal["full", "masked", "none"]
+
+
+def setting(  # noqa: PLR0913 - one parameter for each thing that is said of a key; all by name
+    *,
+    default: Any = PydanticUndefined,  # noqa: ANN401 - of whatever kind the annotation of the key says
+    default_from: Callable[[dict[str, Any]], Any] | None = None,
+    what: str,
+    why: str,
+    reload: bool,
+    unit: str = "",
+    default_text: str = "",
+    secret: bool = False,
+    ge: float | None = None,
+    le: float | None = None,
+) -> Any:  # noqa: ANN401 - as `pydantic.Field`
+    """Declare a key.
+
+    `what` it is and `why` one would change it are sentences; `reload`: whether it can change while the daemon runs;
+    `default_text` says a default that depends on other things, `default_from` makes it from the group's keys that stand
+    before; a `secret` is never shown.
+    """
+    extra: dict[str, JsonValue] = {
+        "x-unit": unit,
+        "x-why": why,
+        "x-reload": reload,
+        "x-default": default_text,
+        "x-secret": secret,
+    }
+    if default_from is not None:
+        return Field(default_factory=default_from, description=what, json_schema_extra=extra, ge=ge, le=le)
+    return Field(default=default, description=what, json_schema_extra=extra, ge=ge, le=le)
+
+
+class Group(BaseModel):
+    """Settings that belong together. Immutable: a reload makes a new one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, hide_input_in_errors=True)
+
+
+class Tls(Group):
+    """Certificate and key of a listener; without them it speaks plain HTTP."""
+
+    cert: OptionalPath = setting(
+        default=None,
+        what="PEM file with the certificate and those between it and the root.",
+        why="Set it, with the key, where the listener is reached without a proxy that speaks TLS. Read again at a reload.",
+        reload=True,
+    )
+    key: OptionalPath = setting(
+        default=None,
+        what="PEM file with the private key, without a pass phrase.",
+        why="Together with the certificate.",
+        reload=True,
+    )
+
+    @property
+    def enabled(self) -> bool:
+        return self.cert is not None
+
+
+class Public(Group):
+    """The listener for browsers and other clients that upload."""
+
+    address: AddressValue = setting(
+        default=TcpAddress("0.0.0.0", 4000),  # noqa: S104 - this is the listener that is meant for the world
+        what="Where browsers connect.",
+        why="Another port, one interface only, or a Unix socket behind a proxy on the same machine.",
+        reload=False,
+    )
+    base_url: OptionalUrl = setting(
+        default=None,
+        what="What stands before the path in the addresses of uploads.",
+        why="Set it where pages come from another origin than uploads go to, and clients other than incoming.js need whole"
+        " URLs. Unset, addresses are paths, and the library uses the origin that it was loaded from.",
+        reload=True,
+    )
+    tls: Tls = Tls()
+    allowed_origins: OriginList = setting(
+        default=Origins(None),
+        what="The origins whose pages may upload; a page of another gets 403.",
+        why="By default all may, since the URL of an upload is the permission. List your own so that nobody else's page can be"
+        " used with a URL that leaked.",
+        reload=True,
+    )
+    trusted_proxies: ProxyList = setting(
+        default=TrustedProxies(()),
+        what="Networks (and `unix`, for a Unix socket) whose word is taken for the client's address and scheme: Forwarded, X-Forwarded-*.",
+        why="Set it to the addresses of your proxy or load balancer, else every client seems to be the proxy.",
+        reload=True,
+    )
+    open_creation: Switch = setting(
+        default=False,
+        what="Whether anyone may create uploads without a ticket.",
+        why="Only for trying out stock clients, or where something before this service decides who may.",
+        reload=True,
+    )
+
+
+def _base_url_of(backend: dict[str, Any]) -> str:
+    """Make backend.base_url from the address and TLS of the listener. A Unix socket gives none: its text is refused later."""
+    address, tls = backend.get("address"), backend.get("tls")
+    if isinstance(address, UnixAddress):
+        return str(address)
+    if not isinstance(address, TcpAddress):
+        return "http://address.invalid"  # the address is refused itself, this value is never used
+    scheme = "https" if isinstance(tls, Tls) and tls.enabled else "http"
+    return f"{scheme}://{TcpAddress(_host_name(), address.port) if address.is_wildcard else address}"
+
+
+def _host_name() -> str:
+    """Give this machine's name as far as an instance's name or a URL can hold it."""
+    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()).strip("-.")[:48] or "localhost"
+
+
+class Backend(Group):
+    """The listener for the backends of web apps. It is not for the world."""
+
+    address: AddressValue = setting(
+        default=TcpAddress("127.0.0.1", 4001),
+        what="Where web apps connect to get tickets.",
+        why="Web apps on other machines need an address that they reach; set tokens then.",
+        reload=False,
+    )
+    tls: Tls = Tls()
+    base_url: BaseUrl = setting(
+        default_from=_base_url_of,
+        default_text="made from backend.address",
+        what="What stands before the path in the download URLs that callbacks tell web apps.",
+        why="Set it where web apps reach this listener under another name, or where it is a Unix socket.",
+        reload=True,
+    )
+    tokens: TokenList = setting(
+        default=(),
+        what="Bearer tokens of web apps; each is accepted. Without any, whoever reaches the listener may call it.",
+        why="Set one for each web app, above all where the listener is not on the loopback interface. To change a token, have"
+        " both here for a while.",
+        reload=True,
+        secret=True,
+    )
+    tokens_file: OptionalPath = setting(
+        default=None,
+        what="File with the tokens, one a line; used instead of backend.tokens.",
+        why="Keeps secrets out of this file, of the environment and of the list of processes.",
+        reload=True,
+    )
+
+
+class Admin(Group):
+    """The listener for operators, health checks and Prometheus. Whoever reaches it may do everything."""
+
+    address: AddressValue = setting(
+        default=TcpAddress("127.0.0.1", 4001),
+        default_text="the same as backend.address",
+        what="Where operators, `incomingctl` and Prometheus connect. With the backend's address both share one listener.",
+        why="Give it a port or a Unix socket of its own when web apps shall not reach it.",
+        reload=False,
+    )
+    tls: Tls = Tls()
+
+
+class Files(Group):
+    """Files that are handed over by path."""
+
+    mode: Mode = setting(
+        default=0o640,
+        ge=0o400,
+        le=0o777,
+        what="Permissions of a file that is handed over.",
+        why="A web app of another Unix user must be able to read it. Refused at the start if it cannot be set.",
+        reload=False,
+    )
+    group: OptionalName = setting(
+        default=None,
+        default_text="the daemon's own group",
+        what="Group of a file that is handed over; the daemon must be a member of it.",
+        why="Set it to the group of the web app, so that nobody else needs to be able to read files.",
+        reload=False,
+    )
+
+
+class Handover(Group):
+    """Handing a complete file to the web app: the callback."""
+
+    timeout_s: Seconds = setting(
+        default=55,
+        ge=1,
+        le=HOUR_S,
+        unit="s",
+        what="How long one callback may take until it counts as failed.",
+        why="Longer where the web app copies large files during the callback; better is to answer `wait`.",
+        reload=True,
+    )
+    confirm_timeout_s: Seconds = setting(
+        default=600,
+        ge=1,
+        le=30 * DAY_S,
+        unit="s",
+        what="How long a web app that answered `wait` without a deadline of its own may take until it confirms.",
+        why="Longer where its work on a file takes longer.",
+        reload=True,
+    )
+    give_up_after_s: Seconds = setting(
+        default=3 * DAY_S,
+        ge=1,
+        le=365 * DAY_S,
+        unit="s",
+        what="How long a callback is tried again and again. Then the file stays where it is, and `redeliver` starts anew.",
+        why="Longer where a web app may be away over a holiday.",
+        reload=True,
+    )
+    backoff_first_s: Seconds = setting(
+        default=1,
+        ge=0.01,
+        le=HOUR_S,
+        unit="s",
+        what="The wait after the first failed callback; it doubles with each further one, with some jitter.",
+        why="Longer to spare a web app that is slow to start.",
+        reload=True,
+    )
+    backoff_max_s: Seconds = setting(
+        default=HOUR_S,
+        ge=0.01,
+        le=DAY_S,
+        unit="s",
+        what="The longest wait between two callbacks.",
+        why="Shorter to have files arrive sooner after a long outage of the web app.",
+        reload=True,
+    )
+    concurrency: Count = setting(
+        default=16,
+        ge=1,
+        le=1000,
+        what="How many callbacks may be open at once.",
+        why="Fewer where a web app breaks down under many; more where callbacks are slow and files are many.",
+        reload=True,
+    )
+    allowed_hosts: HostList = setting(
+        default=Hosts(None),
+        what="Hosts that callbacks may go to; a ticket with another finish_url is refused.",
+        why="List the web apps' hosts where those who get tickets are not fully trusted: a callback is a request from inside your network.",
+        reload=True,
+    )
+
+
+class Records(Group):
+    """What is remembered of uploads that have ended."""
+
+    keep_s: Seconds = setting(
+        default=7 * DAY_S,
+        ge=0,
+        le=365 * DAY_S,
+        unit="s",
+        what="How long the record of an upload is kept after its end, so that repeats get the same answer.",
+        why="Longer where web apps look at ended uploads much later; shorter where there are millions.",
+        reload=True,
+    )
+
+
+class Registry(Group):
+    """Who is alive and who has which upload."""
+
+    url: RegistryUrl = setting(
+        default="memory:",
+        what="Where the registry is. This version has the one in memory, for a single instance.",
+        why="Nothing to choose from yet.",
+        reload=False,
+    )
+
+
+class Uploads(Group):
+    """How long uploads may take, and cleaning up after those that took longer."""
+
+    expires_in_s: Seconds = setting(
+        default=7 * DAY_S,
+        ge=1,
+        le=365 * DAY_S,
+        unit="s",
+        what="How long after its ticket an upload that is not complete expires, where the ticket does not say.",
+        why="Shorter to have abandoned uploads free their space sooner.",
+        reload=True,
+    )
+    expires_in_max_s: Seconds = setting(
+        default=30 * DAY_S,
+        ge=1,
+        le=365 * DAY_S,
+        unit="s",
+        what="The longest expires_in_s that a ticket may ask for.",
+        why="To bound how long an abandoned upload can hold its space.",
+        reload=True,
+    )
+    sweep_interval_s: Seconds = setting(
+        default=60,
+        ge=0.1,
+        le=DAY_S,
+        unit="s",
+        what="How often expired uploads and old records are looked for.",
+        why="Longer on a volume with very many uploads; shorter in tests.",
+        reload=True,
+    )
+
+
+class Limits(Group):
+    """What one client, one request or one connection may take."""
+
+    upload_bytes: OptionalSize = setting(
+        default=None,
+        ge=1,
+        le=1024 * TiB,
+        unit="bytes",
+        what="The largest upload (Tus-Max-Size); a ticket may set less.",
+        why="Set it to what your web apps can use at most.",
+        reload=True,
+    )
+    free_space_reserve_bytes: Size = setting(
+        default=64 * MiB,
+        ge=0,
+        le=1024 * TiB,
+        unit="bytes",
+        what="Kept free on the volume: an upload whose length would go below is refused with 507.",
+        why="More where other programs need space on the same volume.",
+        reload=True,
+    )
+    open_uploads_per_address: OptionalCount = setting(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        what="How many requests with a body one client address may have open.",
+        why="Set it against clients that open very many; remember that a whole office may share one address.",
+        reload=True,
+    )
+    body_idle_timeout_s: Seconds = setting(
+        default=60,
+        ge=1,
+        le=HOUR_S,
+        unit="s",
+        what="After so long without a byte of a body the bytes are kept and the connection is closed; the client resumes.",
+        why="Longer for clients behind links with long gaps; shorter to free connections sooner.",
+        reload=True,
+    )
+    body_min_bytes_per_s: Count = setting(
+        default=64,
+        ge=0,
+        le=MiB,
+        unit="bytes/s",
+        what="The average over a request's time that a body must reach; 0 switches this off. The bytes are kept all the same.",
+        why="More against clients that hold connections by sending next to nothing.",
+        reload=True,
+    )
+    body_min_rate_after_s: Seconds = setting(
+        default=120,
+        ge=1,
+        le=HOUR_S,
+        unit="s",
+        what="The average is judged first after so long.",
+        why="Longer for links that start slowly.",
+        reload=True,
+    )
+    header_bytes: Size = setting(
+        default=16 * KiB,
+        ge=KiB,
+        le=MiB,
+        unit="bytes",
+        what="The longest header section of a request.",
+        why="More where a proxy adds much, or where cookies of the same domain are large.",
+        reload=False,
+    )
+    header_timeout_s: Seconds = setting(
+        default=30,
+        ge=1,
+        le=HOUR_S,
+        unit="s",
+        what="How long the header section of a request may take to arrive.",
+        why="Shorter against clients that send it byte by byte.",
+        reload=False,
+    )
+    idle_connection_timeout_s: Seconds = setting(
+        default=75,
+        ge=1,
+        le=HOUR_S,
+        unit="s",
+        what="How long a kept connection may wait for its next request.",
+        why="A little longer than the proxy in front keeps its connections, so that it never sends into a closed one.",
+        reload=False,
+    )
+    connections: Count = setting(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        what="How many connections a listener holds at once.",
+        why="Keep it below the limit of open files: an upload needs a connection, a file and a pipe.",
+        reload=True,
+    )
+    metadata_bytes: Size = setting(
+        default=8 * KiB,
+        ge=256,
+        le=MiB,
+        unit="bytes",
+        what="The longest Upload-Metadata header.",
+        why="More where clients send much about a file; the whole header section must fit limits.header_bytes.",
+        reload=True,
+    )
+
+
+class Tus(Group):
+    """The tus protocol."""
+
+    checksum_trailer: Switch = setting(
+        default=True,
+        what="Whether the extension checksum-trailer is offered.",
+        why="Switch it off behind a proxy that drops trailers, as nginx does.",
+        reload=True,
+    )
+
+
+class Storage(Group):
+    """How bytes get to the volume."""
+
+    threads: Count = setting(
+        default=16,
+        ge=1,
+        le=1024,
+        what="How many threads move bytes and wait for the disk.",
+        why="More for slow volumes (NFS, spinning disks) with many clients; fewer on a small machine.",
+        reload=False,
+    )
+
+
+class Shutdown(Group):
+    """Stopping the daemon."""
+
+    grace_s: Seconds = setting(
+        default=10,
+        ge=0,
+        le=HOUR_S,
+        unit="s",
+        what="How long open requests may go on after SIGTERM until they are cut; what has arrived is kept.",
+        why="Stay below the time after which your service manager kills (systemd: TimeoutStopSec).",
+        reload=True,
+    )
+
+
+class Log(Group):
+    """The log, on standard error."""
+
+    level: LogLevel = setting(
+        default="info",
+        what="The least level that is logged.",
+        why="`debug` to follow a single problem; `warning` where `info` is too much.",
+        reload=True,
+    )
+    format: LogFormat = setting(
+        default="auto",
+        what="`json`: a JSON object a line; `console`: text for people; `auto`: console on a terminal, else JSON.",
+        why="`json` to read in a terminal what a log collector will get.",
+        reload=True,
+    )
+    client_address: ClientAddress = setting(
+        default="full",
+        what="Clients' addresses in the log: `full`, `masked` (to /24 and /48), or `none`.",
+        why="Where the law or your promise to users says so.",
+        reload=True,
+    )
+
+
+class Settings(Group):
+    """The effective configuration. `Settings()` is what the daemon runs with when nothing is configured."""
+
+    instance: InstanceName = setting(
+        default="localhost:4000",
+        default_text="host name and public port",
+        what="This instance's name in logs and metrics.",
+        why="Where the host's name says nothing, as in containers.",
+        reload=False,
+    )
+    data_dir: PathValue = setting(
+        default="./incoming-data",
+        default_text="$STATE_DIRECTORY, else ./incoming-data",
+        what="The directory volume: uploads and what is known of them.",
+        why="Put it where there is room for all uploads at once, on the file system from which web apps take their files.",
+        reload=False,
+    )
+    durability: Durability = setting(
+        default="acknowledgement",
+        what="What survives a power loss: `acknowledgement`: every byte that a client was told is kept; `completion`: every"
+        " complete file; `none`: what the kernel has written by then. A crash of the daemon alone loses nothing in any case.",
+        why="`completion` spares disk syncs where clients may send again after a power loss.",
+        reload=False,
+    )
+    hold_s: Seconds = setting(
+        default=10,
+        ge=0,
+        le=MINUTE_S,
+        unit="s",
+        what="How long a request is held that cannot be answered truly yet.",
+        why="Shorter where a proxy in front gives up sooner.",
+        reload=True,
+    )
+    public: Public = Public()
+    backend: Backend = Backend()
+    admin: Admin = Admin()
+    files: Files = Files()
+    handover: Handover = Handover()
+    records: Records = Records()
+    registry: Registry = Registry()
+    uploads: Uploads = Uploads()
+    limits: Limits = Limits()
+    tus: Tus = Tus()
+    storage: Storage = Storage()
+    shutdown: Shutdown = Shutdown()
+    log: Log = Log()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Any) -> Any:  # noqa: ANN401 - as pydantic hands it over
+        """Fill in the defaults that depend on another group: admin.address, admin.tls and instance."""
+        if not isinstance(data, dict):
+            return data
+        filled = dict(data)
+        admin = filled.get("admin", {})
+        if isinstance(admin, dict):
+            filled["admin"] = _share_with_backend(admin, filled.get("backend", {}))
+        if "instance" not in filled:
+            public = _address_in(filled.get("public"), Public)
+            filled["instance"] = f"{_host_name()}:{public.port}" if isinstance(public, TcpAddress) else _host_name()
+        return filled
+
+
+def _share_with_backend(admin: dict[str, Any], backend: object) -> dict[str, Any]:
+    """Give the admin group the backend's address, and with that address its TLS, where it says nothing of its own."""
+    address = _address_in(backend, Backend)
+    shared = "address" not in admin or _address_in(admin, Admin) == address
+    tls = backend.get("tls", Tls()) if isinstance(backend, Mapping) else getattr(backend, "tls", Tls())
+    return {"address": address, **({"tls": tls} if shared else {}), **admin}
+
+
+def _address_in(group: object, kind: type[Public | Backend | Admin]) -> Address:
+    """Find the address of a listener in a group that is not validated yet; a wrong one is refused in its own place."""
+    default: Address = kind.model_fields["address"].default
+    if isinstance(group, kind):
+        return group.address
+    try:
+        return parse_address(group["address"]) if isinstance(group, Mapping) and "address" in group else default
+    except ValueError:
+        return default
