@@ -66,7 +66,15 @@ def _unknown(rest: Sequence[str]) -> list[Problem]:
         if argument.startswith("--"):
             option = argument.partition("=")[0]
             nearest = " or ".join(f"--{name}" for name in nearest_key(option.removeprefix("--")).split(" or ") if name)
-            problems.append(Problem("unknown_key", f"option {option}", option.removeprefix("--"), "there is no such option", nearest=nearest))
+            problems.append(
+                Problem(
+                    "unknown_key",
+                    f"option {option}",
+                    option.removeprefix("--"),
+                    "there is no such option",
+                    nearest=nearest,
+                )
+            )
             after_option = "=" not in argument
         elif after_option:
             after_option = False  # the value of the unknown option

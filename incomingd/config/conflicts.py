@@ -18,7 +18,10 @@ def conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
         tls = getattr(settings, name).tls
         if (tls.cert is None) != (tls.key is None):
             missing, there = ("key", "cert") if tls.cert else ("cert", "key")
-            yield (f"{name}.tls.{there}", f"{name}.tls.{missing}"), f"{name}.tls.{there} needs {name}.tls.{missing} beside it"
+            yield (
+                (f"{name}.tls.{there}", f"{name}.tls.{missing}"),
+                f"{name}.tls.{there} needs {name}.tls.{missing} beside it",
+            )
     yield from _listeners(settings)
     for less, more in (
         ("uploads.expires_in_s", "uploads.expires_in_max_s"),
@@ -67,7 +70,9 @@ def doubts(settings: Settings, origins: Mapping[str, str], config_file: Path | N
             yield Problem("doubtful", source, key.name, message)
         in_config_file = config_file is not None and source.startswith(f"{config_file}:")
         if in_config_file and config_file is not None and readable_by_others(config_file):
-            message = f"the file holds secrets and is readable by every user: chmod o-r {config_file}, or use {key.name}_file"
+            message = (
+                f"the file holds secrets and is readable by every user: chmod o-r {config_file}, or use {key.name}_file"
+            )
             yield Problem("doubtful", source, key.name, message)
         secret_file = value_of(settings, f"{key.name}_file")
         if isinstance(secret_file, Path) and readable_by_others(secret_file):

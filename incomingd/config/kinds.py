@@ -36,7 +36,9 @@ class Expects:
     text: str
 
 
-_SIZE_SCHEMA: Final = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^[0-9]+[ \t]*([KMGT]iB|B)?$"}]}
+_SIZE_SCHEMA: Final = {
+    "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^[0-9]+[ \t]*([KMGT]iB|B)?$"}]
+}
 _MODE_SCHEMA: Final = {"anyOf": [{"type": "string", "pattern": "^(0o)?0?[0-7]{3}$"}, {"type": "integer"}]}
 
 

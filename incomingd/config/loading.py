@@ -185,7 +185,12 @@ def _checks(settings: Settings, values: Mapping[str, Raw], wrong: frozenset[str]
             grp.getgrnam(settings.files.group)
         except KeyError:
             raw = values["files.group"]
-            yield Problem("bad_value", raw.source, "files.group", f"files.group: there is no group {settings.files.group!r} on this machine")
+            yield Problem(
+                "bad_value",
+                raw.source,
+                "files.group",
+                f"files.group: there is no group {settings.files.group!r} on this machine",
+            )
 
 
 def _tls_problem(cert: Path, key: Path) -> str:
@@ -201,5 +206,7 @@ def _tls_problem(cert: Path, key: Path) -> str:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             return f"{key} is not the key of {cert}"
-        return f"{cert} and {key} are no PEM certificate with its key, without a pass phrase ({error.reason or 'no PEM'})"
+        return (
+            f"{cert} and {key} are no PEM certificate with its key, without a pass phrase ({error.reason or 'no PEM'})"
+        )
     return ""

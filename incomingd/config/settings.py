@@ -83,7 +83,9 @@ def setting(  # noqa: PLR0913 - one parameter for each thing that is said of a k
 class Group(BaseModel):
     """Settings that belong together. Immutable: a reload makes a new one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, hide_input_in_errors=True
+    )
 
 
 class Tls(Group):

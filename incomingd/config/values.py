@@ -21,7 +21,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # sun_path of a Unix socket is 108 bytes on Linux, one of them the closing zero byte.
 _UNIX_PATH_BYTES_MAX: Final = 107
-_HOST_NAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\Z")
+_HOST_NAME: Final = re.compile(
+    r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\Z"
+)
 _SIZE: Final = re.compile(r"(?P<number>[0-9]{1,19})[ \t]*(?P<unit>[KMGT]iB|B)?\Z")
 _SIZE_UNITS: Final = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -92,7 +94,9 @@ def parse_address(value: object) -> Address:
         return UnixAddress(_socket_path(text.removeprefix("unix:")))
     host, colon, port = text.rpartition(":")
     if not colon or not host:
-        msg = f"{text!r} has no host and port" if not colon else "the host is missing (0.0.0.0 means every IPv4 address)"
+        msg = (
+            f"{text!r} has no host and port" if not colon else "the host is missing (0.0.0.0 means every IPv4 address)"
+        )
         raise ValueError(msg)
     if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):  # noqa: PLR2004 - the range of TCP ports
         msg = f"{port!r} is not a port from 1 to 65535"
@@ -249,7 +253,11 @@ def parse_optional(value: object, parse: Callable[[object], T]) -> T | None:
 
 def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        msg = "one value is expected here, not a list or a group of keys" if isinstance(value, list | dict) else "a value is missing"
+        msg = (
+            "one value is expected here, not a list or a group of keys"
+            if isinstance(value, list | dict)
+            else "a value is missing"
+        )
         raise ValueError(msg)  # noqa: TRY004 - pydantic turns a ValueError into its report, a TypeError it lets through
     return str(value).strip()
 
@@ -347,7 +355,11 @@ def parse_trusted_proxies(value: object) -> TrustedProxies:
         try:
             networks.append(ipaddress.ip_network(text))
         except ValueError as error:
-            msg = f"{text!r} is not a network: {error}" if "host bits" in str(error) else f"{text!r} is not an IP address or network"
+            msg = (
+                f"{text!r} is not a network: {error}"
+                if "host bits" in str(error)
+                else f"{text!r} is not an IP address or network"
+            )
             raise ValueError(msg) from None
     return TrustedProxies(tuple(networks), unix="unix" in texts)
 

@@ -15,7 +15,9 @@ from incomingd.config.keys import groups, keys
 from incomingd.config.raw import Raw, Reading, unknown_key
 
 FILE_BYTES_MAX: Final = 1 << 20
-_PLAIN_TAGS: Final = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp"))
+_PLAIN_TAGS: Final = frozenset(
+    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp")
+)
 
 
 def read_file(path: Path) -> Reading:
@@ -41,7 +43,9 @@ def _read_text(text: str, path: Path) -> Reading:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = " ".join(filter(None, [error.context, error.problem]))
-        return Reading.failed(Problem("bad_file", f"{path}:{mark.line + 1}" if mark else str(path), "", f"is not YAML: {said}"))
+        return Reading.failed(
+            Problem("bad_file", f"{path}:{mark.line + 1}" if mark else str(path), "", f"is not YAML: {said}")
+        )
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         return Reading.failed(Problem("bad_file", f"{path}:{line}", "", "holds a character that YAML does not allow"))
@@ -82,11 +86,15 @@ def _read_pair(name: str, node: yaml.Node, source: str, path: Path, reading: Rea
         elif not _is_null(node):
             example = next(key for key in keys() if key.startswith(f"{name}.")).removeprefix(f"{name}.")
             message = f"{name} is a group of keys, not a value"
-            reading.problems.append(Problem("bad_value", source, name, message, f"keys such as {example}, each indented below {name}"))
+            reading.problems.append(
+                Problem("bad_value", source, name, message, f"keys such as {example}, each indented below {name}")
+            )
     elif name not in keys():
         reading.problems.append(unknown_key(name, source))
     elif isinstance(node, yaml.MappingNode):
-        reading.problems.append(Problem("bad_value", source, name, f"{name} has no keys below it", keys()[name].expects))
+        reading.problems.append(
+            Problem("bad_value", source, name, f"{name} has no keys below it", keys()[name].expects)
+        )
     else:
         try:
             reading.values[name] = Raw(_value(node), source)

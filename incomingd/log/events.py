@@ -1,0 +1,313 @@
+"""The catalogue of log events: every name, its levels, what it means and which fields it may have.
+
+To add one, write one line below: `THING_DONE = _event("thing.done", "info", "meaning", "field field")`. A field that no event
+had before is described once in `FIELDS`, so that it means the same everywhere. The page docs/log-events.md is made from here.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal, cast, get_args
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a field means, in one sentence, with its unit where its name does not end in one."""
+
+    meaning: str
+
+
+# What every event may have besides its own fields: set for a request once, or by the way it is logged.
+COMMON_FIELDS: Final = MappingProxyType(
+    {
+        "request_id": Field("The request in question: the same id as in its answer and in problem documents."),
+        "trace_id": Field("The trace (W3C Trace Context) that the request belongs to, where it named one."),
+        "exception": Field("A traceback, without the values of variables."),
+    }
+)
+
+FIELDS: Final = MappingProxyType(
+    {
+        "address": Field("The client's address, as `log.client_address` allows."),
+        "applied": Field("Keys whose new values are in force."),
+        "attempt": Field("Which attempt this was, counted from 1."),
+        "bytes": Field("How many bytes were taken in and kept."),
+        "code": Field("The stable code of the problem, as in the catalogue of problems."),
+        "config_file": Field("The file that was read; null where there is none."),
+        "delay_s": Field("How long the newer request was made to wait first."),
+        "deleted": Field("How many records were deleted for good."),
+        "detail": Field("What happened, in words."),
+        "dropped": Field("How many log lines were dropped."),
+        "duration_s": Field("How long it took."),
+        "ended_by": Field(
+            "Who or what ended it: `complete`, `length` (the request's own length), `client`, `timeout`, `rate`, `limit`,"
+            " `disk`, `checksum`, `preempted`, `cancelled`, `shutdown`, `error`."
+        ),
+        "event_type": Field("The type of the callback, as `upload.complete`."),
+        "expired": Field("How many uploads were expired."),
+        "final_status": Field("The final status of the upload."),
+        "host": Field("The host that the callback goes to."),
+        "length": Field("The length of the file in bytes; null where it is not known yet."),
+        "library": Field("The library that logged it."),
+        "limit": Field("The limit that was reached."),
+        "listener": Field("`public`, `backend` or `admin`."),
+        "listeners": Field("Where each listener listens."),
+        "message": Field("The text that the library logged."),
+        "method": Field("The method of the request."),
+        "needs_restart": Field("Keys that have changed and take effect at the next start only."),
+        "next_attempt_in_s": Field("When the next attempt is made; null where none is."),
+        "offset": Field("The offset in bytes."),
+        "offset_after": Field("The offset when it ended, in bytes."),
+        "offset_before": Field("The offset when it began, in bytes."),
+        "part": Field("The number of the part, for a part of a parallel upload."),
+        "parts": Field("How many parts were joined."),
+        "path": Field("The path's template, as `/incoming/1.0/frontend/uploads/{id}`."),
+        "pid": Field("The process id."),
+        "problems": Field("What is wrong, one text each."),
+        "protocol": Field("`tus`, or the name of the other protocol."),
+        "reason": Field("Why."),
+        "result": Field("What came of it: `done`, `wait`, `refused`, `error`."),
+        "setting": Field("The configuration key in question."),
+        "signal": Field("The signal that was received."),
+        "source": Field("Where it is configured."),
+        "status": Field("The status code of the HTTP answer; null where none was given."),
+        "uploads": Field("How many uploads are concerned."),
+        "upload_id": Field("The upload."),
+        "version": Field("The version of incomingd."),
+        "volume_id": Field("The volume."),
+        "volume_path": Field("The directory of the volume."),
+        "webhook_id": Field("The id of the callback, the same for all its attempts."),
+    }
+)
+
+
+class Event(str):
+    """The name of an event, with what the catalogue says of it. It is a `str`, so it can be compared with what was logged."""
+
+    __slots__ = ("fields", "levels", "meaning")
+
+    levels: tuple[Level, ...]
+    meaning: str
+    fields: tuple[str, ...]
+
+
+_catalogue: dict[str, Event] = {}
+
+
+def _event(name: str, levels: str, meaning: str, fields: str) -> Event:
+    event = Event(name)
+    event.levels = cast("tuple[Level, ...]", tuple(levels.split()))
+    event.meaning = meaning
+    event.fields = tuple(fields.split())
+    assert name not in _catalogue, f"{name} is in the catalogue twice"
+    assert event.levels, name
+    assert set(event.levels) <= set(get_args(Level)), f"{name} has a level that there is not"
+    unknown = set(event.fields) - FIELDS.keys()
+    assert not unknown, f"{name} has fields that FIELDS does not describe: {unknown}"
+    _catalogue[name] = event
+    return event
+
+
+# The daemon itself
+DAEMON_STARTED: Final = _event(
+    "daemon.started", "info", "The process has read its configuration and begins.", "version pid config_file"
+)
+DAEMON_READY: Final = _event(
+    "daemon.ready",
+    "info",
+    "Volumes are open, listeners listen: requests are answered from now on.",
+    "listeners duration_s uploads",
+)
+DAEMON_STOPPING: Final = _event(
+    "daemon.stopping",
+    "info",
+    "The process was asked to stop; open requests may end within the time of grace.",
+    "signal uploads",
+)
+DAEMON_STOPPED: Final = _event("daemon.stopped", "info", "Everything is put down; the process ends.", "duration_s")
+DAEMON_CRASHED: Final = _event(
+    "daemon.crashed", "error", "An exception that nobody caught ends the process or one of its threads.", "reason"
+)
+CONFIG_RELOADED: Final = _event(
+    "config.reloaded",
+    "info warning",
+    "The configuration was read again; `warning` where some of it needs a restart.",
+    "applied needs_restart config_file",
+)
+CONFIG_RELOAD_REFUSED: Final = _event(
+    "config.reload_refused",
+    "error",
+    "The new configuration has mistakes; the old one stays in force, wholly.",
+    "problems config_file",
+)
+CONFIG_DOUBTED: Final = _event(
+    "config.doubted",
+    "warning",
+    "Something in the configuration works and is probably not meant.",
+    "setting source detail",
+)
+TLS_RELOADED: Final = _event(
+    "tls.reloaded", "info", "Certificate and key of a listener were read again; open connections go on.", "listener"
+)
+LOG_LINES_DROPPED: Final = _event(
+    "log.lines_dropped",
+    "error",
+    "Whoever reads the log did not keep up, and lines were dropped rather than requests delayed.",
+    "dropped",
+)
+
+# Volumes
+VOLUME_OPENED: Final = _event(
+    "volume.opened", "info", "A volume was probed and is in use.", "volume_id volume_path uploads duration_s"
+)
+VOLUME_FAILED: Final = _event(
+    "volume.failed",
+    "error",
+    "A volume cannot be read or written; its uploads are refused with 503 or 507 until it can.",
+    "volume_id volume_path code detail",
+)
+VOLUME_RECOVERED: Final = _event(
+    "volume.recovered", "info", "A volume that had failed works again.", "volume_id volume_path duration_s"
+)
+
+# Uploads
+TICKET_CREATED: Final = _event("ticket.created", "info", "A web app got a ticket.", "upload_id length address")
+UPLOAD_PULLED: Final = _event(
+    "upload.pulled", "info", "This instance has become the owner of an upload.", "upload_id offset reason duration_s"
+)
+UPLOAD_BEGUN_ANEW: Final = _event(
+    "upload.begun_anew",
+    "info",
+    "A client created its upload again, with another file or settings: the bytes kept so far are dropped.",
+    "upload_id offset reason address",
+)
+APPEND_ENDED: Final = _event(
+    "append.ended",
+    "info warning",
+    "The bytes of one request have gone into an upload: the one line to read about an append.",
+    "upload_id part offset_before offset_after bytes length duration_s ended_by status code protocol address detail",
+)
+APPEND_PREEMPTED: Final = _event(
+    "append.preempted",
+    "info warning",
+    "A newer request for the same upload came; the older append was brought to rest. `warning`: again and again, as with two tabs.",
+    "upload_id part offset delay_s address",
+)
+UPLOAD_JOIN_FAILED: Final = _event(
+    "upload.join_failed",
+    "warning",
+    "The segments of a complete upload could not be made one file; it is tried again.",
+    "upload_id detail",
+)
+UPLOAD_DROP_FAILED: Final = _event(
+    "upload.drop_failed",
+    "warning",
+    "Bytes that nobody needs any more could not be deleted; they go with the record.",
+    "upload_id detail",
+)
+RECORD_UNREADABLE: Final = _event(
+    "record.unreadable",
+    "error",
+    "An upload's record is damaged or of an unknown format; the upload is refused, nothing of it is touched.",
+    "upload_id detail",
+)
+UPKEEP_DELAYED: Final = _event(
+    "upkeep.delayed",
+    "warning",
+    "Something that was due for an upload at rest could not be done yet; it is tried again.",
+    "upload_id detail",
+)
+UPLOAD_JOINED: Final = _event(
+    "upload.joined", "info", "The segments of an upload are one file now.", "upload_id bytes parts duration_s"
+)
+UPLOAD_COMPLETED: Final = _event(
+    "upload.completed", "info", "All bytes are in; the hand-over comes next.", "upload_id length duration_s"
+)
+UPLOAD_CANCELLED: Final = _event(
+    "upload.cancelled", "info", "The client or the web app gave the upload up.", "upload_id offset reason address"
+)
+UPLOAD_EXPIRED: Final = _event(
+    "upload.expired", "info", "The upload was not complete when its time was over.", "upload_id offset length"
+)
+UPLOAD_LOST: Final = _event(
+    "upload.lost", "error", "Bytes that were kept are not on the volume any more.", "upload_id offset detail"
+)
+UPLOAD_ENDED: Final = _event(
+    "upload.ended",
+    "info",
+    "The upload has a final status; its bytes are deleted, or kept as the ticket says.",
+    "upload_id final_status code bytes duration_s",
+)
+SWEEP_ENDED: Final = _event(
+    "sweep.ended",
+    "debug info",
+    "Expired uploads and old records were looked for; `info` where there were some.",
+    "expired deleted duration_s",
+)
+
+# Hand-over
+HANDOVER_ATTEMPTED: Final = _event(
+    "handover.attempted",
+    "info warning",
+    "One callback with a complete file was made: `warning` where it failed.",
+    "upload_id webhook_id attempt host status result detail duration_s next_attempt_in_s",
+)
+HANDOVER_ENDED: Final = _event(
+    "handover.ended",
+    "info warning",
+    "The web app has the file, or refused it.",
+    "upload_id webhook_id attempt result detail duration_s",
+)
+HANDOVER_GIVEN_UP: Final = _event(
+    "handover.given_up",
+    "error",
+    "The callback failed for too long. The file stays; `incomingctl redeliver` starts again.",
+    "upload_id webhook_id attempt detail duration_s",
+)
+NOTIFICATION_ATTEMPTED: Final = _event(
+    "notification.attempted",
+    "info warning",
+    "One callback of another type (cancelled, expired, …) was made: `warning` where it failed.",
+    "upload_id webhook_id event_type attempt host status result detail duration_s next_attempt_in_s",
+)
+
+# Requests and connections
+REQUEST_REFUSED: Final = _event(
+    "request.refused",
+    "info",
+    "A request was refused, and its answer says why.",
+    "code status method path listener upload_id address detail",
+)
+REQUEST_FAILED: Final = _event(
+    "request.failed",
+    "error",
+    "A mistake of this program: the answer was 500.",
+    "code status method path listener upload_id address",
+)
+PROXY_UNTRUSTED: Final = _event(
+    "proxy.untrusted",
+    "warning",
+    "A request names another client, but comes from an address that public.trusted_proxies does not list; logged once for each address.",
+    "setting address detail",
+)
+PARSE_REFUSED: Final = _event(
+    "parse.refused",
+    "info",
+    "What came over a connection is no HTTP, or breaks a limit of its header section; the connection was closed.",
+    "address detail",
+)
+CONNECTION_LIMIT_REACHED: Final = _event(
+    "connection.limit_reached",
+    "warning",
+    "A listener has as many connections as limits.connections allows; further ones are closed.",
+    "listener limit address",
+)
+LIBRARY_LOGGED: Final = _event(
+    "library.logged",
+    "debug info warning error",
+    "A library that this program uses had something to say.",
+    "library message",
+)
+
+CATALOGUE: Final = MappingProxyType(_catalogue)
