@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from incomingd.config.errors import ConfigError, Problem
+from incomingd.config.help import help_page
 from incomingd.config.keys import keys
 from incomingd.config.raw import Raw, Reading, nearest_key
 
@@ -23,6 +24,11 @@ class CommandLine:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Says mistakes the way all mistakes of the configuration are said, and prints a help page made for people."""
+
+    def format_help(self) -> str:
+        return help_page()
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError([Problem("bad_option", "command line", "", message)])
 
@@ -55,7 +61,7 @@ def _parser() -> _Parser:
     parser.add_argument("--print-config", action="store_true")
     parser.add_argument("--version", action="store_true")
     for key in keys().values():
-        parser.add_argument(key.option, dest=key.name, metavar="VALUE", help=key.what.replace("%", "%%"))
+        parser.add_argument(key.option, dest=key.name, metavar="VALUE")
     return parser
 
 

@@ -62,21 +62,31 @@ class Key:
         return f"--{self.name}"
 
     @property
+    def metavar(self) -> str:
+        """What stands for the value in `--help`."""
+        choices = _choices(self.field.annotation)
+        return "|".join(choices) if choices else self._expects.metavar
+
+    @property
     def expects(self) -> str:
         """What a person is told to write, with the bounds."""
         choices = _choices(self.field.annotation)
         if choices:
             return f"{', '.join(choices[:-1])} or {choices[-1]}"
-        text = next(item.text for item in self.field.metadata if isinstance(item, Expects))
+        text = self._expects.text
         low = next((item.ge for item in self.field.metadata if isinstance(item, Ge)), None)
         high = next((item.le for item in self.field.metadata if isinstance(item, Le)), None)
-        if low is None or high is None or self.unit == "" and "mode" in text:
+        if low is None or high is None or self.metavar == "MODE":
             return text
         head, separator, tail = text.partition(";")
         return f"{head}, from {self._bound(low)} to {self._bound(high)}{separator}{tail}"
 
     def _bound(self, bound: object) -> str:
         return format_size(cast("int", bound)) if self.unit == "bytes" else str(bound)
+
+    @property
+    def _expects(self) -> Expects:
+        return next(item for item in self.field.metadata if isinstance(item, Expects))
 
     @property
     def _extra(self) -> dict[str, Any]:

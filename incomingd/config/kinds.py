@@ -31,9 +31,10 @@ from incomingd.config.values import (
 
 @dataclass(frozen=True, slots=True)
 class Expects:
-    """Part of a type: what a person is told to write."""
+    """Part of a type: what a person is told to write, in words and as one word of `--help`."""
 
     text: str
+    metavar: str
 
 
 _SIZE_SCHEMA: Final = {
@@ -51,99 +52,106 @@ AddressValue = Annotated[
     BeforeValidator(parse_address),
     PlainSerializer(str),
     WithJsonSchema({"type": "string"}),
-    Expects("host:port, [v6 address]:port or unix:/path"),
+    Expects("host:port, [v6 address]:port or unix:/path", "ADDRESS"),
 ]
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
     PlainSerializer(format_size),
     WithJsonSchema(_SIZE_SCHEMA),
-    Expects("a size such as 512 KiB, 10 GiB or a number of bytes"),
+    Expects("a size such as 512 KiB, 10 GiB or a number of bytes", "SIZE"),
 ]
 OptionalSize = Annotated[
     int | None,
     BeforeValidator(lambda value: parse_optional(value, parse_size)),
     PlainSerializer(lambda value: None if value is None else format_size(value)),
     WithJsonSchema({"anyOf": [*_SIZE_SCHEMA["anyOf"], {"const": "none"}, {"type": "null"}]}),
-    Expects("a size such as 512 KiB, 10 GiB or a number of bytes; or none"),
+    Expects("a size such as 512 KiB, 10 GiB or a number of bytes; or none", "SIZE"),
 ]
-Seconds = Annotated[float, Expects("a number of seconds")]
-Count = Annotated[int, Expects("a whole number")]
+Seconds = Annotated[float, Expects("a number of seconds", "SECONDS")]
+Count = Annotated[int, Expects("a whole number", "NUMBER")]
 OptionalCount = Annotated[
     int | None,
     BeforeValidator(none_word),
     WithJsonSchema({"anyOf": [{"type": "integer"}, {"const": "none"}, {"type": "null"}]}),
-    Expects("a whole number; or none"),
+    Expects("a whole number; or none", "NUMBER"),
 ]
-Switch = Annotated[bool, Expects("true or false")]
+Switch = Annotated[bool, Expects("true or false", "true|false")]
 Mode = Annotated[
     int,
     BeforeValidator(parse_mode),
     PlainSerializer(lambda value: f"{value:04o}"),
     WithJsonSchema(_MODE_SCHEMA),
-    Expects("a mode of octal digits such as 0640"),
+    Expects("a mode of octal digits such as 0640", "MODE"),
 ]
 PathValue = Annotated[
-    Path, BeforeValidator(parse_path), PlainSerializer(str), WithJsonSchema({"type": "string"}), Expects("a path")
+    Path,
+    BeforeValidator(parse_path),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string"}),
+    Expects("a path", "PATH"),
 ]
 OptionalPath = Annotated[
     Path | None,
     BeforeValidator(lambda value: parse_optional(value, parse_path)),
     PlainSerializer(lambda value: None if value is None else str(value)),
     WithJsonSchema({"type": ["string", "null"]}),
-    Expects("the path of a file; or none"),
+    Expects("the path of a file; or none", "FILE"),
 ]
 OptionalName = Annotated[
     str | None,
     BeforeValidator(lambda value: parse_optional(value, parse_name)),
     WithJsonSchema({"type": ["string", "null"]}),
-    Expects("a name; or none"),
+    Expects("a name; or none", "NAME"),
 ]
 InstanceName = Annotated[
     str,
     BeforeValidator(parse_instance),
     WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9._:\-]{1,64}$"}),
-    Expects("a name of up to 64 letters, digits and . _ : -"),
+    Expects("a name of up to 64 letters, digits and . _ : -", "NAME"),
 ]
 OptionalUrl = Annotated[
     str | None,
     BeforeValidator(lambda value: parse_optional(value, parse_base_url)),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": "^https?://"}, {"const": "none"}, {"type": "null"}]}),
-    Expects("a URL such as https://upload.example.org; or none"),
+    Expects("a URL such as https://upload.example.org; or none", "URL"),
 ]
 BaseUrl = Annotated[
     str,
     BeforeValidator(parse_base_url),
     WithJsonSchema({"type": "string", "pattern": "^https?://"}),
-    Expects("a URL such as https://upload.example.org"),
+    Expects("a URL such as https://upload.example.org", "URL"),
 ]
 RegistryUrl = Annotated[
-    str, BeforeValidator(parse_registry_url), WithJsonSchema({"const": "memory:"}), Expects("memory:")
+    str, BeforeValidator(parse_registry_url), WithJsonSchema({"const": "memory:"}), Expects("memory:", "URL")
 ]
 OriginList = Annotated[
     Origins,
     BeforeValidator(parse_origins),
     PlainSerializer(str),
     WithJsonSchema(_list_schema("all")),
-    Expects("all, or a list of scheme://host[:port]"),
+    Expects("all, or a list of scheme://host[:port]", "LIST"),
 ]
 ProxyList = Annotated[
     TrustedProxies,
     BeforeValidator(parse_trusted_proxies),
     PlainSerializer(str),
     WithJsonSchema(_list_schema("none")),
-    Expects("a list of IP addresses and networks such as 10.0.0.0/8, and unix; or none"),
+    Expects("a list of IP addresses and networks such as 10.0.0.0/8, and unix; or none", "LIST"),
 ]
 HostList = Annotated[
     Hosts,
     BeforeValidator(parse_hosts),
     PlainSerializer(str),
     WithJsonSchema(_list_schema("all")),
-    Expects("all, or a list of names, *.names, IP addresses and networks, with :port where only that port may be used"),
+    Expects(
+        "all, or a list of names, *.names, IP addresses and networks, with :port where only that port may be used",
+        "LIST",
+    ),
 ]
 TokenList = Annotated[
     tuple[SecretStr, ...],
     BeforeValidator(parse_tokens),
     WithJsonSchema(_list_schema("none")),
-    Expects("a list of tokens of up to 512 letters, digits and - . _ ~ + / ="),
+    Expects("a list of tokens of up to 512 letters, digits and - . _ ~ + / =", "LIST"),
 ]

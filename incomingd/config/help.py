@@ -1,0 +1,66 @@
+"""What `incomingd --help` prints."""
+
+import shutil
+import textwrap
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Final
+
+from incomingd.config.keys import keys
+from incomingd.config.reference import default_in_words, default_text, summary
+
+_WIDTH_MAX: Final = 100
+_COLUMN: Final = 30
+
+_HEAD: Final = """\
+Usage: incomingd [OPTION]...
+
+Takes large uploads from browsers and hands the finished files over to web apps.
+Without any option it is a complete service on one machine: browsers connect to port 4000,
+web apps on this machine to port 4001, and files are kept in ./incoming-data.
+"""
+
+_COMMANDS: Final = (
+    ("--config FILE", "Read this file. Without it /etc/incomingd/incomingd.yaml is read if it is there."),
+    ("--check-config", "Say everything that is wrong with the configuration, and end."),
+    ("--print-config", "Print every setting in force and where it came from, and end."),
+    ("--version", "Print the version, and end."),
+    ("--help", "Print this page, and end."),
+)
+
+_SETTINGS: Final = """\
+Settings. Each option is also a key of the YAML file (--public.address: `public: {address: ...}`)
+and an environment variable (INCOMING_PUBLIC__ADDRESS). Options beat the environment, which
+beats the file. SIZE: bytes, or 512 KiB, 10 GiB. LIST: separated by commas. ADDRESS: host:port,
+[v6]:port or unix:/path.
+"""
+
+
+def help_page() -> str:
+    """Make the page, as wide as the terminal and no wider than reads well."""
+    width = min(_WIDTH_MAX, max(60, shutil.get_terminal_size((_WIDTH_MAX, 24)).columns))
+    parts = [_HEAD, "\n", *_rows(_COMMANDS, width), "\n", _SETTINGS]
+    for section, members in groupby(keys().values(), key=lambda key: key.section):
+        listed = list(members)
+        heading = summary(listed[0].groups[0]) if section else "This instance."
+        parts += ["\n", *(f"{line}\n" for line in textwrap.wrap(heading, width))]
+        rows = [
+            (f"{key.option} {key.metavar}", f"{key.what} [{default_in_words(key) or default_text(key)}]")
+            for key in listed
+        ]
+        parts += _rows(rows, width)
+    return "".join(parts)
+
+
+def _rows(
+    rows: Iterator[tuple[str, str]] | list[tuple[str, str]] | tuple[tuple[str, str], ...], width: int
+) -> Iterator[str]:
+    for left, right in rows:
+        lines = textwrap.wrap(right, width - _COLUMN, break_long_words=False, break_on_hyphens=False)
+        lead = f"  {left}"
+        if len(lead) > _COLUMN - 2:
+            yield f"{lead}\n"
+            lead = ""
+        for line in lines:
+            yield f"{lead:<{_COLUMN}}{line}\n"
+            lead = ""
