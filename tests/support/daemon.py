@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -235,13 +234,22 @@ class Supervisor:
 class Killer:
     """Kills a supervised daemon with SIGKILL at random moments until it is told to stop.
 
-    It waits *pause_s* (a function that returns seconds) between a daemon that is ready and its death.
+    It waits *pause_s* (a function that returns seconds) between a daemon that is ready and its death, and longer while
+    *hold* says that now is no time for it.
     """
 
-    def __init__(self, supervisor: Supervisor, pause_s: Any, *, kills_max: int | None = None) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        pause_s: Callable[[], float],
+        *,
+        kills_max: int | None = None,
+        hold: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._supervisor = supervisor
         self._pause_s = pause_s
         self._kills_max = kills_max
+        self._hold = hold
         self._stop = threading.Event()
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="killer", daemon=True)
@@ -255,9 +263,11 @@ class Killer:
         try:
             while not self._stop.is_set() and (self._kills_max is None or self.kills < self._kills_max):
                 self._supervisor.daemon.wait_ready()
-                if self._stop.wait(self._pause_s()):
-                    break
-                self._supervisor.kill9()
+                pause_s = self._pause_s()
+                while not self._stop.wait(pause_s) and self._hold():
+                    pause_s = 0.05
+                if not self._stop.is_set():
+                    self._supervisor.kill9()
         except BaseException as error:  # noqa: BLE001 -- __exit__ raises it in the test's own thread
             self.failure = error
 
@@ -276,13 +286,6 @@ class Killer:
         """Wait until it has killed as often as it may."""
         self._thread.join(timeout_s)
         assert not self._thread.is_alive(), f"only {self.kills} kills within {timeout_s} s"
-
-
-@contextlib.contextmanager
-def elapsed() -> Any:
-    """Measure a block: yields a function that returns the seconds since its begin."""
-    start_s = time.monotonic()
-    yield lambda: time.monotonic() - start_s
 
 
 def _host_port(address: tuple[str, int]) -> str:

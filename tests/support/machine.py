@@ -63,9 +63,23 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def remount(folder: Path, option: str) -> None:
-    """Change the file system at *folder* while it is in use: *option* is ``ro``, ``rw`` or ``size=…``. Needs root."""
-    subprocess.run(["mount", "-o", f"remount,{option}", str(folder)], check=True)
+def resize(folder: Path, size_bytes: int) -> None:
+    """Give the file system that `small_disk` mounted at *folder* another size while it is in use. Needs root."""
+    subprocess.run(["mount", "-o", f"remount,size={size_bytes}", str(folder)], check=True)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Let nothing be opened for writing or changed by its path below *folder* while the block runs. Needs root.
+
+    The folder is mounted over itself: a file system with open files cannot be turned read-only by force.
+    """
+    subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def pss_bytes(pid: int) -> int:
