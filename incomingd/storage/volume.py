@@ -89,7 +89,10 @@ class Segment(Protocol):
         """Return when all kept bytes would survive a power loss."""
 
     async def cut_back(self, size: int) -> None:
-        """Forget the bytes behind the first *size*."""
+        """Forget the bytes behind the first *size*, even where that fails."""
+
+    async def read_back(self, start: int, see: Callable[[bytes], None]) -> None:
+        """Hand the kept bytes from *start* on to *see*, in another thread."""
 
     async def close(self) -> None:
         """Let go of it. Never raises."""
@@ -156,7 +159,7 @@ class Volume(Protocol):
         Args:
             upload_id: whose it is.
             name: of the segment; carries its tenure.
-            create: make it; it must not exist.
+            create: make it, if it is not there.
             size: so many bytes of it count; what lies behind them is dropped.
             sync: its directory entry must survive a power loss before anything
                 rests on it.
@@ -210,8 +213,8 @@ class Volume(Protocol):
     async def bind_key(self, key: str, upload_id: str) -> None:
         """Bind *key* to *upload_id*, in place of what it was bound to."""
 
-    async def forget_keys(self, is_forgotten: Callable[[str], bool]) -> None:
-        """Forget the keys whose upload's id satisfies *is_forgotten*."""
+    async def forget_keys(self) -> None:
+        """Forget the keys of uploads that are not here any more."""
 
     async def close(self) -> None:
         """Let go of the volume and its lock."""

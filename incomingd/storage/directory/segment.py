@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from incomingd.storage.directory.files import (
     PartialWriteError,
@@ -14,7 +14,7 @@ from incomingd.storage.directory.files import (
     translated,
     write_all,
 )
-from incomingd.storage.volume import Taken
+from incomingd.storage.volume import Taken, VolumeUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
     from incomingd.storage.body import Body
 
+_READ_BYTES: Final = 1024 * 1024
+
 
 def open_for_append(path: Path, *, create: bool, size: int, sync: bool) -> int:
     """Open the segment's file with exactly *size* bytes in it; blocks."""
-    flags = os.O_WRONLY | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CLOEXEC
     if create:
-        flags |= os.O_CREAT | os.O_EXCL
+        flags |= os.O_CREAT
     fd = os.open(path, flags, 0o600)
     try:
         if os.fstat(fd).st_size != size:
@@ -109,6 +111,20 @@ class FileSegment:
         self._size = size
         with translated("cutting a segment"):
             os.ftruncate(self._fd, size)
+
+    async def read_back(self, start: int, see: Callable[[bytes], None]) -> None:
+        """Hand the kept bytes from *start* on to *see*."""
+        await self._in_thread(self._read_back, start, see)
+
+    def _read_back(self, start: int, see: Callable[[bytes], None]) -> None:
+        while start < self._size:
+            with translated("reading a segment back"):
+                data = os.pread(self._fd, min(self._size - start, _READ_BYTES), start)
+            if not data:
+                msg = f"a segment ends {self._size - start} bytes early"
+                raise VolumeUnavailableError(msg)
+            see(data)
+            start += len(data)
 
     async def close(self) -> None:
         """Close the file, after a write that is still under way."""

@@ -393,13 +393,14 @@ class DirectoryVolume:
         async with self._key_guard:
             await self._run("writing a key", bind)
 
-    async def forget_keys(self, is_forgotten: Callable[[str], bool]) -> None:
-        """Forget the keys whose upload's id satisfies *is_forgotten*."""
+    async def forget_keys(self) -> None:
+        """Forget the keys of uploads that are not here any more."""
 
         def forget() -> None:
             for path in (self._root / "keys").glob("*/*"):
                 with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
-                    if is_forgotten(path.read_text("ascii").strip()):
+                    upload_id = path.read_text("ascii").strip()
+                    if not ids.is_upload_id(upload_id) or not self._folder(upload_id).exists():
                         path.unlink()
 
         async with self._key_guard:

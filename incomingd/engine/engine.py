@@ -1,0 +1,566 @@
+"""Finds, pulls and keeps uploads; what listeners and the hand-over call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from incomingd.core import ids
+from incomingd.core.errors import Code, Refusal
+from incomingd.core.record import Record, Terms
+from incomingd.core.status import Status
+from incomingd.engine import appending, beginning, ending
+from incomingd.engine.events import Told
+from incomingd.engine.owned import LostBytesError, OwnedUpload, Services, pull
+from incomingd.engine.state import InstanceState
+from incomingd.log import events, get_logger
+from incomingd.storage.body import CutReason
+from incomingd.storage.volume import (
+    RecordUnreadableError,
+    UploadExistsError,
+    VolumeError,
+    VolumeFullError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from incomingd.core.commands import Append, Creation, Resource
+    from incomingd.engine.appending import AppendReport
+    from incomingd.storage.body import Body
+
+log = get_logger()
+T = TypeVar("T")
+
+HOLD_RETRY_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """An upload as it stands, told without owning it."""
+
+    record: Record
+    offset: int
+    """Bytes that are in, those of an open append too."""
+
+
+@contextlib.asynccontextmanager
+async def refusing() -> AsyncIterator[None]:
+    """Let no error of a volume out: callers hear a refusal."""
+    try:
+        yield
+    except VolumeFullError as error:
+        raise Refusal(Code.STORAGE_FULL) from error
+    except RecordUnreadableError as error:
+        log.error(events.RECORD_UNREADABLE, detail=str(error))
+        raise Refusal(Code.STORAGE_UNAVAILABLE, "The upload's record cannot be read.") from error
+    except VolumeError as error:
+        log.warning(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
+        raise Refusal(Code.STORAGE_UNAVAILABLE, retry_after_s=1) from error
+
+
+class Engine:
+    """One for each process."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.state = InstanceState()
+        self._live: dict[str, OwnedUpload] = {}
+        self._pulling: dict[str, asyncio.Future[OwnedUpload]] = {}
+        self._key_locks: dict[str, _CountedLock] = {}
+
+    @property
+    def live(self) -> list[OwnedUpload]:
+        """The uploads in memory just now."""
+        return list(self._live.values())
+
+    # -- tickets
+
+    async def create(
+        self, terms: Terms, *, expires_in_s: float | None = None, key: str | None = None
+    ) -> tuple[Record, bool]:
+        """Make a ticket; return its record and whether it is new.
+
+        Args:
+            terms: what the web app asks for.
+            expires_in_s: its time; None: the configured one.
+            key: the web app's own name for this request: as long as the upload
+                that it led to is not final, it leads to that one again.
+        """
+        options = self.services.options
+        wanted_s = expires_in_s if expires_in_s is not None else options.expires_in_s
+        lasts_s = min(wanted_s, options.expires_in_max_s)
+        async with refusing():
+            if key is None:
+                return await self._create(terms, lasts_s), True
+            lock = self._key_locks.setdefault(key, _CountedLock())
+            async with lock.held():
+                try:
+                    known = await self.services.volume.find_key(key)
+                    record = await self.services.volume.read(known) if known else None
+                    if record is not None and not record.status.final:
+                        live = self._live.get(record.upload_id)
+                        return (live.record if live else record), False
+                    record = await self._create(terms, lasts_s)
+                    await self.services.volume.bind_key(key, record.upload_id)
+                    return record, True
+                finally:
+                    if lock.waiting == 0:
+                        self._key_locks.pop(key, None)
+
+    async def _create(self, terms: Terms, lasts_s: float) -> Record:
+        services = self.services
+        now = services.clock.now()
+        while True:
+            record = Record(
+                upload_id=ids.upload_id(services.clock.random_bits(300), services.volume.id),
+                terms=terms,
+                created_at=now,
+                expires_at=now + lasts_s,
+                boot_id=services.boot_id,
+            )
+            try:
+                await services.volume.create(record)
+            except UploadExistsError:
+                continue
+            services.events.tell(Told.CREATED, record)
+            return record
+
+    async def change(self, upload_id: str, change: Callable[[Record], Record]) -> View:
+        """Change the terms of an open upload, as its web app wants.
+
+        Args:
+            upload_id: whose.
+            change: from the record to the new one; may raise a Refusal.
+        """
+        async with refusing(), self._using(upload_id) as upload:
+            async with upload.guard:
+                if upload.record.status.final:
+                    raise Refusal(Code.TOO_LATE, f"The upload is {upload.record.status.value}.")
+                await upload.look()
+                changed = change(upload.record)
+                await upload.write(changed, sync=upload.syncs_acknowledgements)
+            self.services.events.tell(Told.CHANGED, upload.record)
+            return View(upload.record, upload.live_offset())
+
+    # -- looking
+
+    async def view(self, upload_id: str) -> View:
+        """Return the upload as it stands; never pulls, never pre-empts.
+
+        Raises:
+            Refusal: `upload_unknown`.
+        """
+        live = self._live.get(upload_id)
+        if live is not None:
+            return View(live.record, _offset_for_people(live.record, live.live_offset()))
+        async with refusing():
+            record = await self._read(upload_id)
+            if record.status is not Status.OPEN:
+                return View(record, _offset_for_people(record, 0))
+            if record.final_of is not None:
+                return View(record, 0)
+            return View(record, await self.services.volume.measure(record, record.content))
+
+    async def wait(
+        self, upload_id: str, wait_s: float, stand: Callable[[View], object]
+    ) -> View:
+        """Return the upload when *stand* of it has changed, or after *wait_s*."""
+        clock = self.services.clock
+        deadline = clock.monotonic() + wait_s
+        watcher = self.services.events.watch(upload_id)
+        try:
+            view = await self.view(upload_id)
+            before = stand(view)
+            while stand(view) == before and not self.state.stopping:
+                left_s = deadline - clock.monotonic()
+                if left_s <= 0:
+                    break
+                await clock.timeout(left_s, watcher)
+                self.services.events.unwatch(upload_id, watcher)
+                watcher = self.services.events.watch(upload_id)
+                view = await self.view(upload_id)
+            return view
+        finally:
+            self.services.events.unwatch(upload_id, watcher)
+
+    # -- the upload resource
+
+    async def head(self, upload_id: str, part: str | None) -> Resource:
+        """Return the resume point: durable, and usable by the next append.
+
+        Held until it can be told truly; `not_ready` after `hold_s` in vain.
+        """
+        clock = self.services.clock
+        deadline = clock.monotonic() + self.services.options.hold_s
+        while True:
+            left_s = deadline - clock.monotonic()
+            try:
+                return await self._within(left_s, self._head(upload_id, part))
+            except Refusal as refusal:
+                transient = refusal.code in (
+                    Code.NOT_READY,
+                    Code.STORAGE_FULL,
+                    Code.STORAGE_UNAVAILABLE,
+                )
+                if not transient:
+                    raise
+                if clock.monotonic() + HOLD_RETRY_S >= deadline or self.state.stopping:
+                    raise Refusal(Code.NOT_READY, refusal.detail, retry_after_s=1) from refusal
+            await clock.sleep(HOLD_RETRY_S)
+
+    async def _head(self, upload_id: str, part: str | None) -> Resource:
+        async with refusing(), self._using(upload_id) as upload:
+            if upload.record.status is not Status.OPEN:
+                upload.refuse_if_gone()
+                return upload.resource(part)
+            turns = upload.turns(part)
+            upload.target(part)
+            await turns.quiesce(
+                turns.arrive(), CutReason.PREEMPTED, hold_s=self.services.options.hold_s
+            )
+            async with upload.guard:
+                upload.refuse_if_gone()
+                if ending.reached(upload, part):
+                    await ending.complete_target(upload, part)
+                else:
+                    await upload.note(part)
+                await upload.look()
+                return upload.resource(part)
+
+    async def _within(self, duration_s: float, work: Coroutine[Any, Any, T]) -> T:
+        """Return what *work* returns, or refuse `not_ready`; it goes on meanwhile."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            try:
+                result = await work
+            except Refusal as refusal:
+                if not done.done():
+                    done.set_exception(refusal)
+            except Exception as error:
+                if done.done():
+                    raise
+                done.set_exception(error)
+            else:
+                if not done.done():
+                    done.set_result(result)
+
+        self.services.clock.spawn(run(), name="held request")
+        if not await self.services.clock.timeout(max(duration_s, 0.0), done):
+            done.cancel()
+            raise Refusal(Code.NOT_READY, retry_after_s=1)
+        return done.result()
+
+    async def begin(
+        self, upload_id: str, wanted: Creation, body: Body | None, report: AppendReport
+    ) -> Resource:
+        """Begin an upload at its ticket, with the bytes that came along, if any."""
+        self._refuse_while_stopping()
+        async with refusing(), self._using(upload_id) as upload:
+            if wanted.final_of is not None:
+                return await beginning.begin_final(upload, wanted)
+            if wanted.partial:
+                resource = await beginning.begin_part(upload, wanted)
+            else:
+                before = upload.live_offset()
+                resource = await beginning.begin(upload, wanted)
+                if before and upload.record.status is Status.OPEN:
+                    log.info(
+                        events.UPLOAD_BEGUN_ANEW, upload_id=upload_id, offset=before
+                    )
+            count = upload.record.beginnings
+            if wanted.body is None or body is None:
+                return resource
+            if upload.record.status is not Status.OPEN:
+                # The repeated creation of a complete upload: its bytes are there.
+                return resource
+            return await appending.append(
+                upload,
+                resource.part,
+                wanted.body,
+                body,
+                report,
+                beginning=None if wanted.partial else count,
+            )
+
+    async def append(  # noqa: PLR0913 -- the parts of one append
+        self,
+        upload_id: str,
+        part: str | None,
+        wanted: Append,
+        body: Body,
+        report: AppendReport,
+    ) -> Resource:
+        """Append the bytes of one request."""
+        self._refuse_while_stopping()
+        async with refusing(), self._using(upload_id) as upload:
+            return await appending.append(upload, part, wanted, body, report)
+
+    async def terminate(self, upload_id: str, part: str | None) -> None:
+        """End an upload because its client does not want it any more."""
+        async with refusing(), self._using(upload_id) as upload:
+            upload.refuse_if_gone()
+            upload.target(part)
+            if part is not None:
+                await beginning.drop_part(upload, part)
+                return
+            if not upload.record.terms.client_cancel:
+                raise Refusal(Code.CLIENT_CANCEL_REFUSED)
+            if upload.record.status is Status.FINISHED:
+                return
+            await ending.cancel(upload, reason="", by_client=True)
+            log.info(events.UPLOAD_CANCELLED, upload_id=upload_id, reason="client")
+
+    # -- the web app
+
+    async def cancel(self, upload_id: str, reason: str) -> View:
+        """End an upload because the web app does not want it any more."""
+        async with refusing(), self._using(upload_id) as upload:
+            await ending.cancel(upload, reason=reason, by_client=False)
+            log.info(events.UPLOAD_CANCELLED, upload_id=upload_id, reason="web app")
+            return View(upload.record, 0)
+
+    async def confirm(
+        self, upload_id: str, *, done: bool, message: str | None, client_data: object
+    ) -> View:
+        """Hear from the web app what it promised with ``wait``.
+
+        An app may confirm before this side has read its ``wait``: then the
+        confirmation is held until the callback has ended.
+        """
+        clock = self.services.clock
+        deadline = clock.monotonic() + self.services.options.hold_s
+        watcher = self.services.events.watch(upload_id)
+        try:
+            while True:
+                view = await self.view(upload_id)
+                left_s = deadline - clock.monotonic()
+                if view.record.status is not Status.HANDING_OVER or left_s <= 0:
+                    break
+                await clock.timeout(left_s, watcher)
+                self.services.events.unwatch(upload_id, watcher)
+                watcher = self.services.events.watch(upload_id)
+        finally:
+            self.services.events.unwatch(upload_id, watcher)
+        async with refusing(), self._using(upload_id) as upload:
+            if upload.record.status is not Status.AWAITING_APP:
+                raise Refusal(Code.NOT_WAITING, f"The upload is {upload.record.status.value}.")
+            if done:
+                await ending.app_done(upload, message=message, client_data=client_data)
+            else:
+                await ending.app_refused(upload, message=message, client_data=client_data)
+            return View(upload.record, upload.record.content.length or 0)
+
+    async def redeliver(self, upload_id: str) -> View:
+        """Make the callback again."""
+        async with refusing(), self._owning(upload_id) as upload:
+            await ending.redeliver(upload)
+            return View(upload.record, upload.record.content.length or 0)
+
+    # -- the hand-over, the upkeep
+
+    @contextlib.asynccontextmanager
+    async def owning(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
+        """Own an upload for what is done to it here, whatever its status."""
+        async with self._owning(upload_id) as upload:
+            yield upload
+
+    async def resume(self, record: Record) -> None:
+        """Take up what a former run left undone of an upload found on the volume."""
+        if record.upload_id in self._live:
+            return
+        if record.status in (Status.COMPLETE, Status.HANDING_OVER) and not record.joined:
+            async with self._owning(record.upload_id) as upload:
+                ending.resume(upload, self.services)
+        elif (
+            record.status in (Status.COMPLETE, Status.HANDING_OVER, Status.AWAITING_APP)
+            or ending.pending(record)
+        ):
+            self.services.events.tell(Told.DUE, record)
+
+    async def expire(self, upload_id: str) -> None:
+        """End an upload whose time is over."""
+        async with self._owning(upload_id) as upload:
+            if await ending.expire(upload):
+                log.info(
+                    events.UPLOAD_EXPIRED,
+                    upload_id=upload_id,
+                    offset=upload.offsets.get(None, 0),
+                )
+
+    async def forget(self, record: Record) -> None:
+        """Delete the record of an upload that ended long ago."""
+        if record.upload_id in self._live:
+            await self._evict(self._live[record.upload_id])
+        await self.services.volume.remove(record.upload_id)
+        self.services.events.tell(Told.FORGOTTEN, record)
+
+    async def release_idle(self) -> None:
+        """Let the uploads out of memory that nobody asked for of late."""
+        horizon = self.services.clock.monotonic() - self.services.options.idle_s
+        for upload in self.live:
+            if upload.used_at < horizon:
+                await self._evict(upload)
+
+    async def _evict(self, upload: OwnedUpload) -> None:
+        if upload.busy or upload.appending:
+            return
+        try:
+            await upload.rest()
+        except VolumeError as error:
+            # What is in memory is all that knows the true offset; keep it.
+            log.warning(events.VOLUME_FAILED, detail=str(error), code="storage_unavailable")
+            return
+        if upload.busy or upload.appending:
+            return
+        self._live.pop(upload.id, None)
+        await self.services.registry.released(
+            upload.id, self.services.identity, upload.record.epoch
+        )
+
+    async def stop(self) -> None:
+        """Cut every append and note where it stands; nothing starts any more."""
+        self.state.stop()
+        for upload in self.live:
+            self.services.events.changed(upload.id)
+        results = await asyncio.gather(
+            *(self._put_down(upload) for upload in self.live), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, VolumeError | Refusal):
+                log.warning(events.VOLUME_FAILED, detail=str(result), code="storage_unavailable")
+            elif isinstance(result, BaseException):
+                raise result
+
+    async def _put_down(self, upload: OwnedUpload) -> None:
+        await upload.quiesce_all(CutReason.STOPPING)
+        await upload.rest()
+
+    def _refuse_while_stopping(self) -> None:
+        if self.state.stopping:
+            raise Refusal(Code.STOPPING, retry_after_s=0)
+
+    # -- finding and pulling
+
+    async def _read(self, upload_id: str) -> Record:
+        if not ids.is_upload_id(upload_id) or ids.volume_of(upload_id) != self.services.volume.id:
+            raise Refusal(Code.UPLOAD_UNKNOWN)
+        record = await self.services.volume.read(upload_id)
+        if record is None:
+            raise Refusal(Code.UPLOAD_UNKNOWN)
+        return record
+
+    @contextlib.asynccontextmanager
+    async def _using(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
+        """Own an upload that can still change; others are only shown."""
+        live = self._live.get(upload_id)
+        if live is None:
+            record = await self._read(upload_id)
+            if record.status.final:
+                length = record.content.length or 0
+                yield OwnedUpload(record, {None: length}, self.services)
+                return
+        async with self._owning(upload_id) as upload:
+            yield upload
+
+    @contextlib.asynccontextmanager
+    async def _owning(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
+        upload = await self._owned(upload_id)
+        upload.busy += 1
+        upload.touch()
+        try:
+            yield upload
+        finally:
+            upload.busy -= 1
+            upload.touch()
+            if upload.superseded and self._live.get(upload_id) is upload:
+                del self._live[upload_id]
+
+    async def _owned(self, upload_id: str) -> OwnedUpload:
+        while True:
+            live = self._live.get(upload_id)
+            if live is not None:
+                return live
+            under_way = self._pulling.get(upload_id)
+            if under_way is None:
+                break
+            await self.services.clock.timeout(self.services.options.hold_s, under_way)
+            if not under_way.done():
+                raise Refusal(Code.NOT_READY, retry_after_s=1)
+        under_way = asyncio.get_running_loop().create_future()
+        self._pulling[upload_id] = under_way
+        try:
+            upload = await self._pull(upload_id)
+            self._live[upload_id] = upload
+            return upload
+        finally:
+            del self._pulling[upload_id]
+            under_way.cancel()
+
+    async def _pull(self, upload_id: str) -> OwnedUpload:
+        record = await self._read(upload_id)
+        try:
+            if record.owner == self.services.identity:
+                # Evicted from memory earlier; the tenure is still ours.
+                upload = await self._reloaded(record)
+            else:
+                upload = await pull(record, self.services)
+                log.info(
+                    events.UPLOAD_PULLED,
+                    upload_id=upload_id,
+                    offset=upload.offsets.get(None, 0),
+                    reason="parked" if record.owner is None else "orphan",
+                )
+        except LostBytesError as lost:
+            await ending.lose(lost.upload)
+            log.error(events.UPLOAD_LOST, upload_id=upload_id)
+            return lost.upload
+        async with upload.guard:
+            if ending.reached(upload, None):
+                await ending.complete_target(upload, None)
+        return upload
+
+    async def _reloaded(self, record: Record) -> OwnedUpload:
+        offsets: dict[str | None, int] = {}
+        upload = OwnedUpload(record, offsets, self.services)
+        if record.status is Status.OPEN:
+            offsets[None] = 0
+            if record.final_of is None:
+                offsets[None] = await self.services.volume.measure(record, record.content)
+            for name, content in record.parts:
+                offsets[name] = await self.services.volume.measure(record, content)
+                if offsets[name] < content.noted_offset:
+                    raise LostBytesError(upload)
+            if offsets[None] < record.content.noted_offset:
+                raise LostBytesError(upload)
+        return upload
+
+
+def _offset_for_people(record: Record, live: int) -> int:
+    if record.status.whole:
+        return record.content.length or 0
+    return live
+
+
+class _CountedLock:
+    """A lock that knows whether anybody still wants it."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self.waiting = 0
+
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        self.waiting += 1
+        try:
+            await self._lock.acquire()
+        finally:
+            self.waiting -= 1
+        try:
+            yield
+        finally:
+            self._lock.release()
+

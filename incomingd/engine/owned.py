@@ -1,0 +1,326 @@
+"""One upload that this instance owns: the only place that changes it.
+
+The modules beside this one say what can be done to it (:mod:`appending`,
+:mod:`beginning`, :mod:`ending`); here stands what they all keep to:
+
+* every change of the record happens under :attr:`OwnedUpload.guard`;
+* the order of an answer that tells an offset is *keep - note - look - answer*;
+* what cannot be taken back begins with a claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from incomingd.core.commands import Resource
+from incomingd.core.errors import Code, Refusal
+from incomingd.core.status import Event, Status
+from incomingd.core.tenure import Claim, ClaimKind, Identity
+from incomingd.engine.options import Durability
+from incomingd.engine.turns import Turns
+from incomingd.log import events, get_logger
+from incomingd.storage.body import CutReason
+from incomingd.storage.volume import ClaimTakenError
+
+if TYPE_CHECKING:
+    from incomingd.clock import Clock
+    from incomingd.core.content import Content
+    from incomingd.core.record import Record
+    from incomingd.engine.events import Events
+    from incomingd.engine.options import EngineOptions
+    from incomingd.registry.registry import Registry
+    from incomingd.storage.volume import Volume, VolumeError
+
+log = get_logger()
+
+GONE: dict[Status, Code] = {
+    Status.CANCELLED: Code.UPLOAD_CANCELLED,
+    Status.EXPIRED: Code.UPLOAD_EXPIRED,
+    Status.FAILED: Code.UPLOAD_FAILED,
+    Status.LOST: Code.UPLOAD_LOST,
+}
+
+
+@dataclass
+class Services:
+    """What an owned upload works with; one for the whole engine."""
+
+    clock: Clock
+    volume: Volume
+    registry: Registry
+    identity: Identity
+    events: Events
+    options: EngineOptions
+    boot_id: str
+
+    def new_token(self) -> str:
+        """Return 128 random bits, spelled in hex."""
+        return f"{self.clock.random_bits(128):032x}"
+
+    def report_join_failure(self, record: Record, error: VolumeError) -> None:
+        """Log that the complete file could not be made; it is tried again."""
+        log.warning(events.UPLOAD_JOIN_FAILED, upload_id=record.upload_id, detail=str(error))
+
+    def report_drop_failure(self, record: Record, error: VolumeError) -> None:
+        """Log that bytes nobody needs could not be deleted; they go with the record."""
+        log.warning(events.UPLOAD_DROP_FAILED, upload_id=record.upload_id, detail=str(error))
+
+
+class OwnedUpload:
+    """See the module."""
+
+    def __init__(self, record: Record, offsets: dict[str | None, int], services: Services) -> None:
+        self.record = record
+        """As last written, by this tenure."""
+        self.offsets = offsets
+        """True offset of the upload and of each part, at rest."""
+        self.services = services
+        self.guard = asyncio.Lock()
+        self.used_at = services.clock.monotonic()
+        self.busy = 0
+        """Requests and deliveries under way; memory keeps what is busy."""
+        self.superseded = False
+        """Another tenure has begun: nothing may be answered from here."""
+        self.joining: asyncio.Task[None] | None = None
+        self._turns: dict[str | None, Turns] = {}
+
+    # -- what it is
+
+    @property
+    def id(self) -> str:
+        """The upload's id."""
+        return self.record.upload_id
+
+    def turns(self, part: str | None) -> Turns:
+        """Return whose turn it is on the upload's bytes, or on a part's."""
+        turns = self._turns.get(part)
+        if turns is None:
+            turns = self._turns[part] = Turns(self.services.clock)
+        return turns
+
+    def forget_turns(self, part: str) -> None:
+        """A part is gone."""
+        self._turns.pop(part, None)
+        self.offsets.pop(part, None)
+
+    @property
+    def appending(self) -> bool:
+        """Whether any append is under way."""
+        return any(turns.open is not None for turns in self._turns.values())
+
+    def touch(self) -> None:
+        """Somebody asked for it."""
+        self.used_at = self.services.clock.monotonic()
+
+    def target(self, part: str | None) -> Content:
+        """Return the content of the upload or of *part*.
+
+        Raises:
+            Refusal: `upload_unknown` for a part that is not there.
+        """
+        content = self.record.target(part)
+        if content is None:
+            raise Refusal(Code.UPLOAD_UNKNOWN, "There is no such part.")
+        return content
+
+    def refuse_if_gone(self) -> None:
+        """Refuse what needs an upload that has not ended badly."""
+        code = GONE.get(self.record.status)
+        if code is not None:
+            failure = self.record.failure
+            raise Refusal(code, failure.message if failure else "")
+
+    def live_offset(self, part: str | None = None) -> int:
+        """Return how many bytes are in just now, those of an open append too."""
+        append = self.turns(part).open
+        return self.offsets.get(part, 0) + (append.taken if append else 0)
+
+    def resource(self, part: str | None, *, bytes_taken: int = 0) -> Resource:
+        """Return what an answer tells now; the caller has noted and looked."""
+        record = self.record
+        content = self.target(part)
+        offset: int | None = self.offsets.get(part, 0)
+        if part is None:
+            if record.status.whole:
+                offset = content.length
+            elif record.final_of is not None:
+                offset = None
+        length = content.length
+        if part is None and length is None and not content.length_deferred:
+            length = record.terms.length
+        return Resource(
+            upload_id=record.upload_id,
+            part=part,
+            status=record.status,
+            offset=offset,
+            length=length,
+            length_deferred=length is None,
+            length_limit=record.length_limit,
+            metadata=content.metadata,
+            concat=content.concat,
+            expires_at=record.expires_at if record.status is Status.OPEN else None,
+            bytes_taken=bytes_taken,
+        )
+
+    # -- changing it (under the guard)
+
+    @property
+    def syncs_acknowledgements(self) -> bool:
+        """Whether an offset that is told must survive a power loss."""
+        return self.services.options.durability is Durability.ACKNOWLEDGEMENT
+
+    @property
+    def syncs_completion(self) -> bool:
+        """Whether completion must survive a power loss."""
+        return self.services.options.durability is not Durability.NONE
+
+    async def write(self, record: Record, *, sync: bool) -> None:
+        """Replace the record; what is in memory follows what is stored."""
+        assert self.guard.locked()
+        record = replace(record, boot_id=self.services.boot_id)
+        await self.services.volume.write(record, sync=sync)
+        self.record = record
+        self.services.events.changed(record.upload_id)
+
+    async def claim(self, kind: ClaimKind) -> Record:
+        """Claim the next epoch; return the record with it, for :meth:`write`.
+
+        Raises:
+            Refusal: `not_ready`: another tenure has begun.
+        """
+        assert self.guard.locked()
+        services = self.services
+        claim = Claim(
+            epoch=self.record.epoch + 1,
+            owner=services.identity,
+            create_id=services.new_token(),
+            volume_id=services.volume.id,
+            kind=kind,
+        )
+        try:
+            await services.volume.claim(self.id, claim)
+        except ClaimTakenError:
+            self.superseded = True
+            raise Refusal(Code.NOT_READY, retry_after_s=1) from None
+        return replace(
+            self.record,
+            epoch=claim.epoch,
+            owner=claim.owner,
+            claim_kind=kind,
+            create_id=claim.create_id,
+        )
+
+    async def look(self) -> None:
+        """Make sure that this tenure is still the last; before every answer.
+
+        Raises:
+            Refusal: `not_ready`: it is not.
+        """
+        if self.superseded or not await self.services.volume.look(self.id, self.record.epoch):
+            self.superseded = True
+            raise Refusal(Code.NOT_READY, retry_after_s=1)
+
+    async def note(self, part: str | None) -> None:
+        """Make the offset in the record true where an answer rests on it."""
+        if not self.syncs_acknowledgements:
+            return
+        content = self.target(part)
+        if content.noted_offset == self.offsets.get(part, 0):
+            return
+        noted = replace(content, noted_offset=self.offsets[part], unverified_from=None)
+        await self.write(self.record.with_target(part, noted), sync=True)
+
+    # -- coming to rest
+
+    async def quiesce_all(self, reason: CutReason) -> None:
+        """Cut every append and return when all are at rest."""
+        hold_s = self.services.options.hold_s
+        for turns in list(self._turns.values()):
+            await turns.quiesce(turns.arrive(), reason, hold_s=hold_s)
+
+    async def rest(self) -> None:
+        """Note the offsets durably: after this a restart loses nothing of them.
+
+        For uploads that leave the memory, and at a stop; never under an append.
+        """
+        async with self.guard:
+            if self.superseded or self.record.status is not Status.OPEN:
+                return
+            record = self.record
+            for part, offset in self.offsets.items():
+                content = record.target(part)
+                if content is None or content.noted_offset == offset:
+                    continue
+                await self.services.volume.sync_segments(record, content)
+                noted = replace(content, noted_offset=offset, unverified_from=None)
+                record = record.with_target(part, noted)
+            if record is not self.record:
+                await self.write(record, sync=True)
+
+
+async def pull(record: Record, services: Services) -> OwnedUpload:
+    """Become the owner of an upload: claim - seal - measure - record.
+
+    Args:
+        record: the last one, parked or of a tenure that is over.
+        services: of this engine.
+
+    Raises:
+        Refusal: `not_ready`: somebody else was first.
+    """
+    upload = OwnedUpload(record, {}, services)
+    async with upload.guard:
+        pulled = await upload.claim(ClaimKind.PULL)
+        if not record.status.final:
+            pulled = pulled.after(Event.PULL)
+        if record.status is Status.OPEN:
+            pulled, lost = await _measured(pulled, upload)
+            if lost:
+                await upload.write(pulled, sync=True)
+                raise LostBytesError(upload)
+        await upload.write(pulled, sync=services.options.durability is not Durability.NONE)
+    await services.registry.owned(upload.id, services.identity, upload.record.epoch)
+    return upload
+
+
+class LostBytesError(Exception):
+    """The volume has fewer bytes than were promised; the upload ends as lost."""
+
+    def __init__(self, upload: OwnedUpload) -> None:
+        super().__init__(upload.id)
+        self.upload = upload
+
+
+async def _measured(record: Record, upload: OwnedUpload) -> tuple[Record, bool]:
+    """Return the record with its offsets measured, and whether bytes are lost."""
+    services = upload.services
+    lost = False
+    targets: list[tuple[str | None, Content]] = [(None, record.content), *record.parts]
+    for part, content in targets:
+        if part is None and record.final_of is not None:
+            upload.offsets[None] = 0
+            continue
+        offset = await services.volume.measure(record, content)
+        lost = lost or offset < content.noted_offset
+        upload.offsets[part] = offset
+        growing = content.growing
+        if growing is None and (content.length is None or offset < content.length):
+            content = content.grown_by(  # noqa: PLW2901 -- the same content, further on
+                segment_name(part, record.epoch), services.volume.id, offset
+            )
+        record = record.with_target(
+            part,
+            replace(
+                content,
+                noted_offset=min(content.noted_offset, offset),
+                unverified_from=None,
+            ),
+        )
+    return record, lost
+
+
+def segment_name(part: str | None, epoch: int) -> str:
+    """Return the name of the segment that tenure *epoch* begins."""
+    return f"bytes.{epoch}" if part is None else f"part-{part}.{epoch}"

@@ -1,0 +1,146 @@
+"""Looking after uploads that nobody asks for: expiry, retention, what a restart left.
+
+A volume may hold very many uploads at rest. They cost no memory: for each group
+of uploads (there are some thousand groups, however many uploads) only the
+earliest time at which something is to be done in it is kept. One pass over all
+records at the start fills that in; later passes read the groups that are due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from incomingd.core.errors import Refusal
+from incomingd.core.status import Status
+from incomingd.engine import ending
+from incomingd.engine.events import Told
+from incomingd.log import events, get_logger
+from incomingd.storage.volume import RecordUnreadableError, VolumeError
+
+if TYPE_CHECKING:
+    from incomingd.core.record import Record
+    from incomingd.engine.engine import Engine
+
+log = get_logger()
+
+NEVER: Final = float("inf")
+KEY_PASS_INTERVAL_S: Final = 3600.0
+
+
+class Upkeep:
+    """Runs beside the engine; one for each process."""
+
+    def __init__(self, engine: Engine, *, interval_s: float) -> None:
+        self._engine = engine
+        self.interval_s = interval_s
+        self._due: dict[str, float] = {}
+        self._removed_since_keys = 0
+        self._keys_at = 0.0
+        self._wake = asyncio.Event()
+        self.first_pass_done = asyncio.Event()
+        tell = engine.services.events.subscribe
+        for told in (Told.CREATED, Told.CHANGED, Told.ENDED):
+            tell(told, self._plan)
+
+    def _plan(self, record: Record) -> None:
+        group = self._engine.services.volume.group_of(record.upload_id)
+        due = self._due_at(record)
+        self._due[group] = min(self._due.get(group, NEVER), due)
+
+    def _due_at(self, record: Record) -> float:
+        """Return the Unix time at which something is to be done about *record*."""
+        if record.status is Status.OPEN:
+            return record.expires_at
+        if record.status.final and not ending.pending(record):
+            return (record.ended_at or 0.0) + self._engine.services.options.records_keep_s
+        if record.status.final:
+            # Its callback goes on; look again when it must have ended.
+            return self._engine.services.clock.now() + self._engine.services.options.records_keep_s
+        return NEVER
+
+    def wake(self) -> None:
+        """Look now, instead of at the end of the interval."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Make the first pass, then one at each interval, until cancelled."""
+        clock = self._engine.services.clock
+        await self._pass(first=True)
+        self.first_pass_done.set()
+        while True:
+            waiter = asyncio.ensure_future(self._wake.wait())
+            await clock.timeout(self.interval_s, waiter)
+            waiter.cancel()
+            self._wake.clear()
+            await self._engine.release_idle()
+            await self._pass(first=False)
+
+    async def _pass(self, *, first: bool) -> None:
+        services = self._engine.services
+        started = services.clock.monotonic()
+        expired = deleted = 0
+        try:
+            groups = await services.volume.groups() if first else self._due_groups()
+            for group in groups:
+                counts = await self._visit(group, first=first)
+                expired += counts[0]
+                deleted += counts[1]
+                if first:
+                    # Thousands of records must not delay a request.
+                    await services.clock.sleep(0)
+            await self._forget_keys()
+        except VolumeError as error:
+            log.warning(events.VOLUME_FAILED, detail=str(error), code="storage_unavailable")
+        if expired or deleted or first:
+            log.info(
+                events.SWEEP_ENDED,
+                expired=expired,
+                deleted=deleted,
+                duration_s=round(services.clock.monotonic() - started, 3),
+            )
+
+    def _due_groups(self) -> list[str]:
+        now = self._engine.services.clock.now()
+        return [group for group, due in self._due.items() if due <= now]
+
+    async def _visit(self, group: str, *, first: bool) -> tuple[int, int]:
+        """Do what is due in one group; return how many expired and were deleted."""
+        services = self._engine.services
+        self._due.pop(group, None)
+        expired = deleted = 0
+        for upload_id in await services.volume.ids_in(group):
+            try:
+                record = await services.volume.read(upload_id)
+            except RecordUnreadableError as error:
+                log.error(events.RECORD_UNREADABLE, upload_id=upload_id, detail=str(error))
+                continue
+            if record is None:
+                continue
+            try:
+                if first:
+                    await self._engine.resume(record)
+                now = services.clock.now()
+                if self._due_at(record) > now:
+                    self._plan(record)
+                elif record.status is Status.OPEN:
+                    await self._engine.expire(upload_id)
+                    expired += 1
+                else:
+                    await self._engine.forget(record)
+                    self._removed_since_keys += 1
+                    deleted += 1
+            except Refusal as refusal:
+                log.warning(events.UPKEEP_DELAYED, upload_id=upload_id, detail=str(refusal))
+                self._due[group] = min(self._due.get(group, NEVER), services.clock.now())
+        return expired, deleted
+
+    async def _forget_keys(self) -> None:
+        """Forget idempotency keys of uploads whose records are gone."""
+        services = self._engine.services
+        now = services.clock.now()
+        if not self._removed_since_keys or now < self._keys_at + KEY_PASS_INTERVAL_S:
+            return
+        self._keys_at = now
+        self._removed_since_keys = 0
+        await services.volume.forget_keys()

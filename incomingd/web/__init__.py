@@ -1,0 +1,1 @@
+"""What every listener needs from HTTP and from Tornado, and nothing of uploads."""

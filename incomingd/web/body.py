@@ -1,0 +1,228 @@
+"""The body of a request, as the volume reads it: pulled, bounded, cuttable.
+
+Tornado pushes bodies; here the reader pulls, so that the socket itself holds
+the sender back while the disk is busy. This module is the only one that knows
+how a body stands on the wire (RFC 9112, sections 6 and 7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from tornado.iostream import StreamClosedError, UnsatisfiableReadError
+
+from incomingd.storage.body import BodyCutError, CutReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tornado.iostream import IOStream
+
+READ_BYTES: Final = 256 * 1024
+"""At the most so many bytes of one body are in memory."""
+CHUNK_LINE_BYTES: Final = 512
+TRAILER_BYTES: Final = 8 * 1024
+TRAILERS_KEPT: Final = frozenset({"upload-checksum"})
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """When a sender is too slow; all in the clock's seconds."""
+
+    idle_s: float = 60.0
+    bytes_per_s_min: int = 64
+    rate_after_s: float = 120.0
+
+
+class HttpBody:
+    """See :class:`incomingd.storage.body.Body`."""
+
+    def __init__(
+        self,
+        stream: IOStream,
+        *,
+        length: int | None,
+        limits: BodyLimits,
+        monotonic: Callable[[], float],
+        expects_continue: bool,
+    ) -> None:
+        self.trailers: dict[str, str] = {}
+        """Field values that stood behind a chunked body; names in lower case."""
+        self.ended = False
+        """The proper end has been read."""
+        self.taken = 0
+        """Bytes read so far."""
+        self._stream = stream
+        self._length = length
+        self._left = length if length is not None else 0
+        self._limits = limits
+        self._monotonic = monotonic
+        self._expects_continue = expects_continue
+        self._waited_s = 0.0
+        self._reason: CutReason | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._pending: asyncio.Future[Any] | None = None
+
+    @property
+    def length(self) -> int | None:
+        """How many bytes were announced."""
+        return self._length
+
+    @property
+    def broken(self) -> bool:
+        """Nothing more can come: the client is gone, or the framing is broken."""
+        return self._reason in (CutReason.CLIENT, CutReason.MALFORMED)
+
+    @property
+    def cut_reason(self) -> CutReason | None:
+        """Why the body was cut, if it was."""
+        return self._reason
+
+    def cut(self, reason: CutReason) -> None:
+        """End the body now."""
+        if self._reason is None and not self.ended:
+            self._reason = reason
+            if self._wake is not None and not self._wake.done():
+                self._wake.set_result(None)
+
+    def kept(self, offset: int) -> None:
+        """Hear what is kept; tus tells its client at the end of a request only."""
+
+    async def read(self) -> bytes:
+        """Return the next bytes, or ``b""`` at the proper end."""
+        if self.ended:
+            return b""
+        if self._reason is not None:
+            raise BodyCutError(self._reason)
+        if self._expects_continue:
+            self._expects_continue = False
+            # Only now: a request that is refused at once never gets it, and its
+            # sender can spare itself the body (RFC 9110, section 10.1.1).
+            await self._ready(self._stream.write(CONTINUE))
+        data: bytes = await (self._read_fixed() if self._length is not None else self._read_chunked())
+        self.taken += len(data)
+        return data
+
+    async def _read_fixed(self) -> bytes:
+        if self._left == 0:
+            self.ended = True
+            return b""
+        data: bytes = await self._ready(
+            self._stream.read_bytes(min(self._left, READ_BYTES), partial=True)
+        )
+        self._left -= len(data)
+        if self._left == 0:
+            # Known now, and without another turn: a body is over with its last byte.
+            self.ended = True
+        return data
+
+    async def _read_chunked(self) -> bytes:
+        if self._left == 0:
+            line = await self._ready(
+                self._stream.read_until(b"\r\n", max_bytes=CHUNK_LINE_BYTES)
+            )
+            match = _CHUNK_SIZE.fullmatch(line)
+            if match is None:
+                self._break()
+            self._left = int(match[1], 16)
+            if self._left == 0:
+                await self._read_trailers()
+                self.ended = True
+                return b""
+        data: bytes = await self._ready(
+            self._stream.read_bytes(min(self._left, READ_BYTES), partial=True)
+        )
+        self._left -= len(data)
+        if self._left == 0 and await self._ready(self._stream.read_bytes(2)) != b"\r\n":
+            self._break()
+        return data
+
+    async def _read_trailers(self) -> None:
+        left = TRAILER_BYTES
+        while True:
+            line: bytes = await self._ready(self._stream.read_until(b"\r\n", max_bytes=left))
+            if line == b"\r\n":
+                return
+            left -= len(line)
+            name, colon, value = line.decode("latin-1").partition(":")
+            if not colon or left <= 0:
+                self._break()
+            if name.strip().lower() in TRAILERS_KEPT:
+                self.trailers[name.strip().lower()] = value.strip()
+
+    def _break(self) -> Any:
+        self._reason = CutReason.MALFORMED
+        raise BodyCutError(CutReason.MALFORMED)
+
+    async def _ready(self, future: asyncio.Future[Any]) -> Any:
+        """Return the future's result, unless the body is cut or stalls before."""
+        if not future.done():
+            await self._wait(future)
+        try:
+            return future.result()
+        except UnsatisfiableReadError:
+            self._break()
+        except StreamClosedError as error:
+            if isinstance(error.real_error, UnsatisfiableReadError):
+                self._break()
+            self._reason = self._reason or CutReason.CLIENT
+            raise BodyCutError(self._reason) from None
+
+    async def _wait(self, future: asyncio.Future[Any]) -> None:
+        limits = self._limits
+        self._wake = asyncio.get_running_loop().create_future()
+        before = self._monotonic()
+        await asyncio.wait(
+            (future, self._wake), timeout=limits.idle_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        self._waited_s += self._monotonic() - before
+        self._wake = None
+        if self._reason is None:
+            if not future.done():
+                self._reason = CutReason.STALLED
+            elif (
+                self._waited_s > limits.rate_after_s
+                and self.taken < self._waited_s * limits.bytes_per_s_min
+            ):
+                self._reason = CutReason.TOO_SLOW
+        if self._reason is not None:
+            self._pending = future
+            # Its outcome does not matter any more; it must not be reported as unseen.
+            future.add_done_callback(_see)
+            raise BodyCutError(self._reason)
+
+    async def discard(self, *, bytes_max: int, duration_s: float) -> None:
+        """Read on and throw away, so that the sender gets to read its answer.
+
+        A connection that is closed while its peer still sends is reset, and the
+        answer can be lost with it.
+        """
+        deadline = self._monotonic() + duration_s
+        future = self._pending
+        self._pending = None
+        while bytes_max > 0 and not self._stream.closed():
+            left_s = deadline - self._monotonic()
+            if left_s <= 0:
+                return
+            if future is None:
+                future = self._stream.read_bytes(READ_BYTES, partial=True)
+            if not future.done():
+                await asyncio.wait((future,), timeout=left_s)
+            if not future.done():
+                future.add_done_callback(_see)
+                return
+            try:
+                bytes_max -= len(future.result() or b"")
+            except (StreamClosedError, UnsatisfiableReadError):
+                return
+            future = None
+
+
+def _see(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,234 @@
+"""One request and its answer, for resources that take large bodies.
+
+Tornado's `RequestHandler` costs twice the processor time of this for a small
+request, closes connections on refusals, and pushes bodies. So the upload
+resource stands directly on the delegate interface that Tornado offers below
+it. This module is the only one that knows the seam: it replaces the two
+methods by which Tornado's connection reads a body (``tests/web/test_seam.py``
+fails with a clear word should a new Tornado change them).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from http.client import responses
+from typing import TYPE_CHECKING, Any, Final
+
+from tornado import httputil
+from tornado.http1connection import HTTP1Connection
+
+from incomingd.web.body import BodyLimits, HttpBody
+from incomingd.web.context import RequestContext, request_context
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from incomingd.clock import Clock
+    from incomingd.web.proxies import TrustedPeers
+
+LINGER_S: Final = 0.5
+LINGER_CUT_S: Final = 0.1
+"""After a body that was cut here the client is to reconnect at once."""
+LINGER_BYTES: Final = 8 * 1024 * 1024
+BODY_BYTES_MAX: Final = 2**62
+
+
+@dataclass(slots=True)
+class Reply:
+    """What is answered; without a body where `body` is empty."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    reason: str = ""
+    close: bool = False
+    """Close the connection behind it."""
+
+
+@dataclass(slots=True)
+class Request:
+    """What came, as far as HTTP goes."""
+
+    method: str
+    path: str
+    query: str
+    headers: httputil.HTTPHeaders
+    context: RequestContext
+    body: HttpBody | None
+    """None: no body was announced."""
+
+    def get_all(self, name: str) -> list[str]:
+        """Return all values of a header field."""
+        return self.headers.get_list(name)
+
+
+@dataclass(slots=True)
+class ExchangeOptions:
+    """What all exchanges of a listener share."""
+
+    clock: Clock
+    trusted: TrustedPeers
+    body_limits: BodyLimits
+    close_after_answer: Callable[[], bool]
+
+
+class Exchange(httputil.HTTPMessageDelegate):
+    """Receives one request, has it answered, and writes the answer."""
+
+    def __init__(
+        self,
+        connection: httputil.HTTPConnection,
+        answer: Callable[[Request], Awaitable[Reply]],
+        options: ExchangeOptions,
+    ) -> None:
+        assert isinstance(connection, HTTP1Connection)
+        self._connection = connection
+        self._answer = answer
+        self._options = options
+        self._request: Request | None = None
+        self._reply: Reply | None = None
+        self._ended = False
+
+    # -- what Tornado calls
+
+    def headers_received(
+        self,
+        start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
+        headers: httputil.HTTPHeaders,
+    ) -> None:
+        """Note the request; a body is read by whoever answers."""
+        assert isinstance(start_line, httputil.RequestStartLine)
+        path, _, query = start_line.path.partition("?")
+        self._request = Request(
+            method=start_line.method,
+            path=path,
+            query=query,
+            headers=headers,
+            context=request_context(headers, self._connection.context, self._options.trusted),
+            body=None,
+        )
+        expectation = headers.get("Expect", "").strip().lower()
+        if expectation:
+            # Tornado would answer it before anybody has looked at the request.
+            del headers["Expect"]
+        expects = expectation == "100-continue" and start_line.version == "HTTP/1.1"
+
+        def fixed(length: int, delegate: httputil.HTTPMessageDelegate) -> Awaitable[None]:
+            del delegate
+            return self._receive(length, expects_continue=expects)
+
+        def chunked(delegate: httputil.HTTPMessageDelegate) -> Awaitable[None]:
+            del delegate
+            return self._receive(None, expects_continue=expects)
+
+        seam: Any = self._connection
+        self._connection.set_max_body_size(BODY_BYTES_MAX)
+        seam._read_fixed_body = fixed  # noqa: SLF001 -- the seam, see the module
+        seam._read_chunked_body = chunked  # noqa: SLF001 -- the seam, see the module
+
+    def data_received(self, chunk: bytes) -> None:
+        """Never called: bodies are pulled."""
+        raise AssertionError(len(chunk))
+
+    def finish(self) -> None:
+        """Everything of the request is here: answer, or write the answer there is."""
+        if self._reply is not None:
+            self._write(self._reply, close=False)
+        elif not self._ended:
+            self._connection.set_close_callback(self.on_connection_close)
+            self._options.clock.spawn(self._answer_bodyless(), name="request")
+
+    def on_connection_close(self) -> None:
+        """Nobody reads an answer any more."""
+        self._ended = True
+
+    # -- answering
+
+    async def _answer_bodyless(self) -> None:
+        reply = await self._get_reply()
+        self._write(reply, close=reply.close)
+
+    async def _receive(self, length: int | None, *, expects_continue: bool) -> None:
+        assert self._request is not None
+        if length == 0:
+            return
+        body = HttpBody(
+            self._connection.stream,
+            length=length,
+            limits=self._options.body_limits,
+            monotonic=self._options.clock.monotonic,
+            expects_continue=expects_continue,
+        )
+        self._request.body = body
+        reply = await self._get_reply()
+        if body.ended:
+            # Tornado now learns that the request is read, and calls finish():
+            # only then the connection can be kept for another request.
+            self._reply = reply
+            return
+        if body.broken:
+            self._ended = True
+            if not self._connection.stream.closed():
+                self._write(reply, close=True)
+            return
+        await self._write_early(reply, body)
+
+    async def _get_reply(self) -> Reply:
+        assert self._request is not None
+        request = self._request
+        with request.context.bound():
+            return await self._answer(request)
+
+    async def _write_early(self, reply: Reply, body: HttpBody) -> None:
+        """Answer while the client still sends, let it read that, and close."""
+        if not self._start(reply, close=True):
+            return
+        await body.discard(
+            bytes_max=LINGER_BYTES,
+            duration_s=LINGER_CUT_S if body.cut_reason is not None else LINGER_S,
+        )
+        self._ended = True
+        if not self._connection.stream.closed():
+            self._connection.finish()
+
+    def _write(self, reply: Reply, *, close: bool) -> None:
+        if self._start(reply, close=close) and not self._connection.stream.closed():
+            self._connection.finish()
+            if close and not self._connection.stream.writing():
+                self._connection.close()
+        self._ended = True
+
+    def _start(self, reply: Reply, *, close: bool) -> bool:
+        """Write the answer; return False where nobody is there to read it."""
+        assert self._request is not None
+        if self._ended or self._connection.stream is None or self._connection.stream.closed():
+            self._connection.close()
+            return False
+        headers = httputil.HTTPHeaders()
+        headers["Server"] = "incomingd"
+        headers["X-Request-ID"] = self._request.context.request_id
+        for name, value in reply.headers.items():
+            headers[name] = value
+        if reply.status not in (204, 304):
+            if self._request.method != "HEAD":
+                headers["Content-Length"] = str(len(reply.body))
+            elif "Content-Length" not in headers:
+                headers["Content-Length"] = "0"
+        if close or self._options.close_after_answer():
+            headers["Connection"] = "close"
+            seam: Any = self._connection
+            seam._disconnect_on_finish = True  # noqa: SLF001 -- the seam, see the module
+        reason = reply.reason or responses.get(reply.status, "Unknown")
+        body = b"" if self._request.method == "HEAD" else reply.body
+        written = self._connection.write_headers(
+            httputil.ResponseStartLine("HTTP/1.1", reply.status, reason), headers, body or None
+        )
+        written.add_done_callback(_seen)
+        return True
+
+
+def _seen(written: Any) -> None:
+    """A client that goes away while it is answered is nothing to report."""
+    if not written.cancelled():
+        written.exception()
+

@@ -1,0 +1,1 @@
+"""Protocols: headers and messages <-> commands and replies. Pure; imports core only."""
