@@ -31,6 +31,8 @@ class Terms:
     client_cancel: bool = True
     events: tuple[str, ...] = ()
     callback_format: str = "json"
+    form_secret: str = ""
+    """Sent back in callbacks of the 0.1 form, which are not signed there."""
     labels: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     app_data: dict[str, object] = field(default_factory=dict)
