@@ -14,7 +14,7 @@ from incomingd.config.raw import Raw, Reading, nearest_key
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """What the command line says. `reading` has the keys' options; its problems are reported with those of other sources."""
+    """What the command line says. `reading` has the options that are keys, and what is wrong with them."""
 
     config: Path | None = None
     check_config: bool = False

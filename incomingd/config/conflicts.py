@@ -2,83 +2,93 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from incomingd.config.errors import Problem
-from incomingd.config.keys import keys, value_of
+from incomingd.config.keys import Key, keys, value_of
 from incomingd.config.secret_files import readable_by_others
-from incomingd.config.settings import Settings
+from incomingd.config.settings import Admin, Backend, Public, Settings, Tls
 
 _TOKEN_CHARS_GOOD: Final = 16
+# What cannot be more than what, each pair of one unit.
+_ORDERED: Final = (
+    ("uploads.expires_in_s", "uploads.expires_in_max_s"),
+    ("handover.backoff_first_s", "handover.backoff_max_s"),
+    ("limits.metadata_bytes", "limits.header_bytes"),
+)
 
 
 def conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Find what contradicts. Yields the keys (the one to blame first) and a sentence."""
-    for name in ("public", "backend", "admin"):
-        tls = getattr(settings, name).tls
-        if (tls.cert is None) != (tls.key is None):
-            missing, there = ("key", "cert") if tls.cert else ("cert", "key")
-            yield (
-                (f"{name}.tls.{there}", f"{name}.tls.{missing}"),
-                f"{name}.tls.{there} needs {name}.tls.{missing} beside it",
-            )
+    """Find what contradicts. Yields the keys that have a part in it, the one to blame first, and a sentence."""
+    yield from _certificates(settings)
     yield from _listeners(settings)
-    for less, more in (
-        ("uploads.expires_in_s", "uploads.expires_in_max_s"),
-        ("handover.backoff_first_s", "handover.backoff_max_s"),
-        ("limits.metadata_bytes", "limits.header_bytes"),
-    ):
-        if value_of(settings, less) > value_of(settings, more):  # type: ignore[operator]  # both are numbers of one unit
+    for less, more in _ORDERED:
+        if cast("float", value_of(settings, less)) > cast("float", value_of(settings, more)):
             yield (less, more), f"{less} is more than {more}"
+
+
+def _certificates(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    for name in ("public", "backend", "admin"):
+        tls: Tls = getattr(settings, name).tls
+        if (tls.cert is None) != (tls.key is None):
+            there, missing = ("cert", "key") if tls.cert else ("key", "cert")
+            keys_ = (f"{name}.tls.{there}", f"{name}.tls.{missing}")
+            yield keys_, f"{keys_[0]} is set and {keys_[1]} is not; one needs the other"
 
 
 def _listeners(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     public, backend, admin = settings.public, settings.backend, settings.admin
     if public.address == backend.address and not backend.tokens:
-        yield (
-            ("backend.address", "public.address", "backend.tokens"),
-            "backend.address is the public listener's, so that anyone could make tickets: set backend.tokens, or another address",
-        )
+        about = ("backend.address", "public.address", "backend.tokens")
+        yield about, "web apps would share the listener of browsers, and anyone could make tickets: set backend.tokens"
     if public.address == admin.address:
+        about = ("admin.address", "public.address", "backend.address")
         yield (
-            ("admin.address", "public.address", "backend.address"),
-            "admin.address is the public listener's, so that anyone could stop and drain: give it an address of its own",
+            about,
+            "operators would share the listener of browsers, and anyone could stop it: set admin.address",
         )
-    for name, other in (("backend", public), ("admin", backend)):
-        group = getattr(settings, name)
-        if group.address == other.address and group.tls != other.tls:
-            other_name = "public" if other is public else "backend"
-            yield (
-                (f"{name}.tls.cert", f"{name}.tls.key", f"{other_name}.tls.cert", f"{other_name}.tls.key"),
-                f"{name} and {other_name} share one listener ({group.address}), which has one certificate: set {other_name}.tls only",
-            )
+    yield from _one_certificate("backend", backend, "public", public)
+    yield from _one_certificate("admin", admin, "backend", backend)
+
+
+def _one_certificate(
+    name: str, group: Backend | Admin, other_name: str, other: Public | Backend
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    if group.address == other.address and group.tls != other.tls:
+        about = tuple(f"{group_name}.tls.{leaf}" for group_name in (name, other_name) for leaf in ("cert", "key"))
+        yield about, f"{name} and {other_name} share one listener, which has one certificate: set {other_name}.tls only"
 
 
 def doubts(settings: Settings, origins: Mapping[str, str], config_file: Path | None) -> Iterator[Problem]:
-    """Find what works and is probably not meant."""
+    """Find what works and is probably not meant. `origins` has the source of each key that is set."""
     backend = settings.backend
     if not backend.address.is_local and not backend.tokens:
         message = f"whoever reaches {backend.address} may make tickets: set backend.tokens, or listen on 127.0.0.1"
-        yield Problem("doubtful", origins.get("backend.address", "default"), "backend.address", message)
+        yield _doubt(origins, "backend.address", message)
     if not settings.admin.address.is_local:
-        message = f"whoever reaches {settings.admin.address} may stop and drain this instance: give it a loopback or Unix address, or guard the port"
-        yield Problem("doubtful", origins.get("admin.address", "default"), "admin.address", message)
+        message = f"whoever reaches {settings.admin.address} may stop this instance: use a loopback or Unix address"
+        yield _doubt(origins, "admin.address", message)
     for key in (key for key in keys().values() if key.secret):
-        source = origins.get(key.name, "")
-        if source.startswith("option "):
-            message = f"{key.name} on the command line can be read by every user of this machine: use {key.name}_file"
-            yield Problem("doubtful", source, key.name, message)
-        in_config_file = config_file is not None and source.startswith(f"{config_file}:")
-        if in_config_file and config_file is not None and readable_by_others(config_file):
-            message = (
-                f"the file holds secrets and is readable by every user: chmod o-r {config_file}, or use {key.name}_file"
-            )
-            yield Problem("doubtful", source, key.name, message)
-        secret_file = value_of(settings, f"{key.name}_file")
-        if isinstance(secret_file, Path) and readable_by_others(secret_file):
-            message = f"{secret_file} holds secrets and is readable by every user: chmod o-r {secret_file}"
-            yield Problem("doubtful", origins.get(f"{key.name}_file", ""), f"{key.name}_file", message)
+        yield from _exposed(key, settings, origins, config_file)
     weak = sum(len(token.get_secret_value()) < _TOKEN_CHARS_GOOD for token in backend.tokens)
     if weak:
-        message = f"{weak} of the tokens are shorter than {_TOKEN_CHARS_GOOD} characters and can be guessed"
-        yield Problem("doubtful", origins.get("backend.tokens", ""), "backend.tokens", message)
+        message = f"{weak} of the tokens can be guessed: use {_TOKEN_CHARS_GOOD} random characters or more"
+        yield _doubt(origins, "backend.tokens", message)
+
+
+def _exposed(key: Key, settings: Settings, origins: Mapping[str, str], config_file: Path | None) -> Iterator[Problem]:
+    """Find secrets that other users of this machine can read."""
+    source = origins.get(key.name, "")
+    twin = f"{key.name}_file"
+    if source.startswith("option "):
+        yield _doubt(origins, key.name, f"every user of this machine sees the command line: use {twin}")
+    if config_file is not None and source.startswith(f"{config_file}:") and readable_by_others(config_file):
+        message = f"the file holds secrets and every user can read it: chmod o-r {config_file}, or use {twin}"
+        yield _doubt(origins, key.name, message)
+    secret_file = value_of(settings, twin)
+    if isinstance(secret_file, Path) and readable_by_others(secret_file):
+        yield _doubt(origins, twin, f"every user of this machine can read the secrets: chmod o-r {secret_file}")
+
+
+def _doubt(origins: Mapping[str, str], key: str, message: str) -> Problem:
+    return Problem("doubtful", origins.get(key, "default"), key, message)

@@ -9,8 +9,8 @@ from incomingd.config.keys import keys
 from incomingd.config.raw import Raw, Reading, nearest_key
 
 PREFIX: Final = "INCOMING_"
-# Kubernetes gives every pod variables for each Service of its namespace. One that is called `incoming` must not keep this
-# daemon from starting.
+# Kubernetes gives every pod variables for each Service of its namespace. One that is called `incoming` must not keep
+# this daemon from starting.
 _KUBERNETES: Final = re.compile(
     r"INCOMING_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)\Z"
 )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 class Problem:
     """One mistake in the configuration.
 
-    `code` is stable: `unknown_key`, `bad_value`, `duplicate_key`, `conflict`, `bad_file`, `bad_option`.
+    `code` is stable: `unknown_key`, `bad_value`, `duplicate_key`, `conflict`, `bad_file`, `bad_option`;
+    among warnings `doubtful`.
     `source` says where it stands: `FILE:LINE`, `environment variable NAME`, `option --NAME`, or the name of a file.
     `key` is the key in question (empty where none is), `message` what is wrong, `expected` what would be right and
     `nearest` the key that was probably meant; the latter two may be empty.
@@ -31,7 +32,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. `problems` has all that was found, in the order of reading; `str()` is for people."""
+    """The configuration cannot be used. `problems` has all that was found; `str()` is the text for people."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         assert problems

@@ -2,15 +2,19 @@
 
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
-from incomingd.config.keys import keys
+from incomingd.config.keys import Key, keys
 from incomingd.config.reference import default_in_words, default_text, summary
 
-_WIDTH_MAX: Final = 100
-_COLUMN: Final = 30
+_WIDTH_MAX: Final = 110
+_WIDTH_MIN: Final = 60
+# Where descriptions begin: beside nearly every option on a wide terminal, below the long ones on a narrow one.
+_COLUMN_WIDE: Final = 44
+_COLUMN_NARROW: Final = 32
+_WIDE: Final = 96
 
 _HEAD: Final = """\
 Usage: incomingd [OPTION]...
@@ -38,29 +42,31 @@ beats the file. SIZE: bytes, or 512 KiB, 10 GiB. LIST: separated by commas. ADDR
 
 def help_page() -> str:
     """Make the page, as wide as the terminal and no wider than reads well."""
-    width = min(_WIDTH_MAX, max(60, shutil.get_terminal_size((_WIDTH_MAX, 24)).columns))
+    width = min(_WIDTH_MAX, max(_WIDTH_MIN, shutil.get_terminal_size((_WIDTH_MAX, 24)).columns))
     parts = [_HEAD, "\n", *_rows(_COMMANDS, width), "\n", _SETTINGS]
     for section, members in groupby(keys().values(), key=lambda key: key.section):
         listed = list(members)
-        heading = summary(listed[0].groups[0]) if section else "This instance."
+        heading = f"{section}: {summary(listed[0].groups[0])}" if section else "General:"
         parts += ["\n", *(f"{line}\n" for line in textwrap.wrap(heading, width))]
-        rows = [
-            (f"{key.option} {key.metavar}", f"{key.what} [{default_in_words(key) or default_text(key)}]")
-            for key in listed
-        ]
-        parts += _rows(rows, width)
+        parts += _rows([(f"{key.option} {key.metavar}", f"{key.what} [{_default(key)}]") for key in listed], width)
     return "".join(parts)
 
 
-def _rows(
-    rows: Iterator[tuple[str, str]] | list[tuple[str, str]] | tuple[tuple[str, str], ...], width: int
-) -> Iterator[str]:
+def _default(key: Key) -> str:
+    words = default_in_words(key)
+    if key.default_text:
+        return words
+    text = default_text(key).strip("'")
+    return f"{text} = {words}" if words else text
+
+
+def _rows(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
+    column = _COLUMN_WIDE if width >= _WIDE else _COLUMN_NARROW
     for left, right in rows:
-        lines = textwrap.wrap(right, width - _COLUMN, break_long_words=False, break_on_hyphens=False)
         lead = f"  {left}"
-        if len(lead) > _COLUMN - 2:
+        if len(lead) > column - 2:
             yield f"{lead}\n"
             lead = ""
-        for line in lines:
-            yield f"{lead:<{_COLUMN}}{line}\n"
+        for line in textwrap.wrap(right, width - column, break_long_words=False, break_on_hyphens=False):
+            yield f"{lead:<{column}}{line}\n"
             lead = ""

@@ -16,7 +16,7 @@ from incomingd.config.values import format_size
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key. `name` is dotted (`public.tls.cert`), `groups` are the classes of the groups around it, outermost first."""
+    """One key. `name` is dotted (`public.tls.cert`), `groups` are the classes of its groups, outermost first."""
 
     name: str
     groups: tuple[type[Group], ...]
@@ -24,14 +24,17 @@ class Key:
 
     @property
     def what(self) -> str:
+        """What it is, in one or two sentences."""
         return self.field.description or ""
 
     @property
     def why(self) -> str:
+        """Why one would change it."""
         return str(self._extra["x-why"])
 
     @property
     def unit(self) -> str:
+        """The unit of its value, as `s` or `bytes`; empty where it has none."""
         return str(self._extra["x-unit"])
 
     @property
@@ -41,7 +44,13 @@ class Key:
 
     @property
     def secret(self) -> bool:
+        """Whether its value is never shown."""
         return bool(self._extra["x-secret"])
+
+    @property
+    def optional(self) -> bool:
+        """Whether `none` is a value of it."""
+        return types.NoneType in get_args(self.field.annotation)
 
     @property
     def default_text(self) -> str:
@@ -55,10 +64,12 @@ class Key:
 
     @property
     def environment_variable(self) -> str:
+        """The variable that sets it."""
         return "INCOMING_" + self.name.replace(".", "__").upper()
 
     @property
     def option(self) -> str:
+        """The option that sets it."""
         return f"--{self.name}"
 
     @property

@@ -14,7 +14,7 @@ from incomingd.config.commandline import parse
 from incomingd.config.conflicts import conflicts, doubts
 from incomingd.config.environment import read_environment
 from incomingd.config.errors import ConfigError, Problem
-from incomingd.config.keys import Key, keys
+from incomingd.config.keys import Key, keys, value_of
 from incomingd.config.raw import Raw, Reading
 from incomingd.config.secret_files import read_secrets
 from incomingd.config.settings import Settings, Tls
@@ -23,13 +23,25 @@ from incomingd.config.yaml_file import read_file
 
 DEFAULT_FILE: Final = Path("/etc/incomingd/incomingd.yaml")
 _SHOWN_CHARS_MAX: Final = 60
+_STAND_IN_URL: Final = "http://stand-in.invalid"
+# What pydantic calls a mistake, in words; what is not here has a sentence of its own kind.
+_MISTAKES: Final = {
+    "bool_parsing": "is neither true nor false",
+    "float_parsing": "is not a number",
+    "int_parsing": "is not a whole number",
+    "literal_error": "is not among the choices",
+    "finite_number": "is not a finite number",
+    "greater_than_equal": "is too low",
+    "less_than_equal": "is too high",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The effective settings and where they came from.
 
-    `config_file` is the file that was read, None without one. `warnings` are things that work and yet are probably not meant.
+    `config_file` is the file that was read, None without one. `warnings` are things that work and yet are probably
+    not meant.
     """
 
     settings: Settings
@@ -43,7 +55,11 @@ class Loaded:
         Raises KeyError for what is no key.
         """
         found = keys()[key]
-        return self.origins.get(key) or (f"default: {found.default_text}" if found.default_text else "default")
+        if key in self.origins:
+            return self.origins[key]
+        if key.startswith("admin.tls.") and value_of(self.settings, key) is not None:
+            return "default: the same as backend.tls"
+        return f"default: {found.default_text}" if found.default_text else "default"
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str], *, default_file: Path = DEFAULT_FILE) -> Loaded:
@@ -109,7 +125,7 @@ def _follow_twin(secret: str, values: dict[str, Raw], problems: list[Problem]) -
         if path is not None:
             values[secret] = Raw(read_secrets(path), f"{path} ({twin.source})")
     except ValueError as error:
-        problems.append(Problem("bad_file", twin.source, f"{secret}_file", f"{secret}_file: {error}"))
+        problems.append(Problem("bad_file", twin.source, f"{secret}_file", f"{secret}_file is wrong: {error}"))
 
 
 def _validate(values: Mapping[str, Raw], problems: list[Problem]) -> tuple[Settings, frozenset[str]]:
@@ -126,10 +142,9 @@ def _validate(values: Mapping[str, Raw], problems: list[Problem]) -> tuple[Setti
             bad = {_key_at(details["loc"]): details for details in reversed(error.errors(include_url=False))}
             problems += (_problem(keys()[name], bad[name], values.get(name)) for name in keys() if name in bad)
             wrong.update(bad)
-            if not left.keys() & bad:
-                # A default that does not fit what was set (a base URL from a Unix socket): stop here, all is reported.
-                return Settings(), frozenset(keys())
-            left = {name: raw for name, raw in left.items() if name not in wrong}
+            # What is bad and was never set is the base URL that a Unix socket does not give: another stands in for it.
+            stand_in = {name: Raw(_STAND_IN_URL, "") for name in bad if name not in left}
+            left = {name: raw for name, raw in left.items() if name not in wrong} | stand_in
 
 
 def _nested(values: Mapping[str, Raw]) -> dict[str, Any]:
@@ -153,17 +168,18 @@ def _key_at(location: tuple[int | str, ...]) -> str:
 
 
 def _problem(key: Key, details: ErrorDetails, raw: Raw | None) -> Problem:
+    source = raw.source if raw else "default"
     cause = details.get("ctx", {}).get("error")
-    reason = f": {cause}" if isinstance(cause, ValueError) else ""
-    shown = "" if key.secret or raw is None else f" = {_shown(raw.value)}"
-    if not reason:
-        reason = " is out of bounds" if "than" in details["type"] else " is not allowed here"
-    source = raw.source if raw else f"default: {key.default_text}"
-    return Problem("bad_value", source, key.name, f"{key.name}{shown}{reason}", key.expects)
+    if isinstance(cause, ValueError):
+        message = f"{key.name} is wrong: {cause}"
+    elif raw is None or isinstance(raw.value, list):
+        message = f"{key.name} is a list, where one value is expected"
+    else:
+        message = f"{key.name} = {_shown(raw.value)} {_MISTAKES.get(details['type'], 'cannot be read')}"
+    return Problem("bad_value", source, key.name, message, key.expects)
 
 
-def _shown(value: str | list[str]) -> str:
-    text = value if isinstance(value, str) else ", ".join(value)
+def _shown(text: str) -> str:
     return ascii(text) if len(text) <= _SHOWN_CHARS_MAX else ascii(text[:_SHOWN_CHARS_MAX]) + "…"
 
 
@@ -179,7 +195,7 @@ def _checks(settings: Settings, values: Mapping[str, Raw], wrong: frozenset[str]
         if tls.cert and tls.key and cert in values and key in values:
             problem = _tls_problem(tls.cert, tls.key)
             if problem:
-                yield Problem("bad_file", values[cert].source, cert, f"{cert}, {key}: {problem}")
+                yield Problem("bad_file", values[cert].source, cert, f"the certificate of {name} is wrong: {problem}")
     if settings.files.group is not None:
         try:
             grp.getgrnam(settings.files.group)
@@ -189,7 +205,7 @@ def _checks(settings: Settings, values: Mapping[str, Raw], wrong: frozenset[str]
                 "bad_value",
                 raw.source,
                 "files.group",
-                f"files.group: there is no group {settings.files.group!r} on this machine",
+                f"files.group is wrong: there is no group {settings.files.group!r} on this machine",
             )
 
 

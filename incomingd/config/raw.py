@@ -24,6 +24,7 @@ class Reading:
 
     @classmethod
     def failed(cls, problem: Problem) -> "Reading":
+        """Make the reading of a source that cannot be read at all."""
         return cls({}, [problem])
 
 

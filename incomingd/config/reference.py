@@ -21,11 +21,11 @@ _YAML_HEAD: Final = """\
 # Every key can also be set by an environment variable (public.address: INCOMING_PUBLIC__ADDRESS) and by an option
 # (--public.address). An option beats the environment, the environment beats this file.
 #
-# Sizes are numbers of bytes or texts such as 512 KiB, 10 GiB. Durations are numbers of seconds. Lists are YAML lists, or
-# one text with commas. Relative paths count from the directory in which incomingd is started.
+# Sizes are numbers of bytes or texts such as 512 KiB, 10 GiB. Durations are numbers of seconds. Lists are YAML lists,
+# or one text with commas. Relative paths count from the directory in which incomingd is started.
 #
 # `incomingd --check-config` says what is wrong with a configuration, `incomingd --print-config` what is in force and
-# where it came from. A running daemon reads it again on SIGHUP; keys marked `restart` take effect at the next start.
+# where it came from. A running daemon reads it again on SIGHUP.
 """
 
 _PAGE_HEAD: Final = """\
@@ -35,28 +35,30 @@ _PAGE_HEAD: Final = """\
 
 `incomingd` needs no configuration: without any it is a complete service on one machine. What can be set stands below.
 
-A key is set in the YAML file, by an environment variable or by an option. An option beats the environment, the environment
-beats the file, the file beats the default:
+A key is set in the YAML file, by an environment variable or by an option. An option beats the environment, the
+environment beats the file, the file beats the default:
 
 | where | how |
 | --- | --- |
-| file | `public: {address: "0.0.0.0:80"}` in `/etc/incomingd/incomingd.yaml`, or in the file that `--config FILE` names |
+| file | `public: {address: "0.0.0.0:80"}` in `/etc/incomingd/incomingd.yaml`, or in the file that `--config FILE`
+names |
 | environment | `INCOMING_PUBLIC__ADDRESS=0.0.0.0:80`; an empty variable counts as not set |
 | option | `--public.address 0.0.0.0:80` |
 
-The text of a value means the same in all three. Sizes are numbers of bytes or texts such as `512 KiB` and `10 GiB`. Durations
-are numbers of seconds. Lists are separated by commas (in the file they may also be YAML lists). Relative paths count from the
-directory in which `incomingd` is started. `none` takes an optional value away.
+The text of a value means the same in all three. Sizes are numbers of bytes or texts such as `512 KiB` and `10 GiB`.
+Durations are numbers of seconds. Lists are separated by commas (in the file they may also be YAML lists). Relative
+paths count from the directory in which `incomingd` is started. `none` takes an optional value away.
 
-A secret can be given by a file instead, in the key whose name ends in `_file`: one entry a line, lines that begin with `#` do
-not count. Of the two keys the one from the stronger source counts.
+A secret can be given by a file instead, in the key whose name ends in `_file`: one entry a line, lines that begin
+with `#` do not count. Of the two keys the one from the stronger source counts.
 
 * `incomingd --check-config` says everything that is wrong, with file and line.
 * `incomingd --print-config` shows what is in force, and where each value came from.
 * [`conf/incomingd.yaml`](../conf/incomingd.yaml) is this page as a file to start from;
   [`conf/incomingd.schema.json`](../conf/incomingd.schema.json) makes editors complete and check it.
 * On SIGHUP a running daemon reads everything again. If anything is wrong, nothing changes, and the log has
-  `config.reload_refused` with the text. Keys below that need a restart stay as they were until then.
+  `config.reload_refused` with the text. What is in force at the next start only stays as it was until then, and
+  `config.reloaded` names it.
 """
 
 
@@ -127,19 +129,20 @@ def _yaml_lines() -> Iterator[str]:
         indent = "  " * len(before)
         yield ""
         yield from _comment(key.what, indent)
-        yield from _comment(key.why, indent)
-        yield from _comment(f"{_fact(key)}.", indent)
+        yield from _comment(f"Why change it: {key.why}", indent)
+        yield from _comment(f"Takes {_takes(key)}. {_in_force(key)}.", indent)
+        words = default_in_words(key)
+        if words:
+            yield from _comment(f"Default: {words}.", indent)
         yield f"{indent}#{key.name.rpartition('.')[2]}: {default_text(key)}"
 
 
-def _fact(key: Key) -> str:
-    words = default_in_words(key)
-    unit = f" ({key.unit})" if key.unit == "bytes/s" else ""
-    parts = [f"{key.expects[:1].upper()}{key.expects[1:]}{unit}"]
-    if words:
-        parts.append(f"default: {words}")
-    parts.append("restart" if not key.reloadable else "reload")
-    return "; ".join(parts)
+def _takes(key: Key) -> str:
+    return f"{key.expects} ({key.unit})" if key.unit == "bytes/s" else key.expects
+
+
+def _in_force(key: Key) -> str:
+    return "In force after a reload" if key.reloadable else "In force at the next start"
 
 
 def _comment(text: str, indent: str) -> Iterator[str]:
@@ -151,8 +154,9 @@ def _comment(text: str, indent: str) -> Iterator[str]:
 
 def _page_lines() -> Iterator[str]:
     before = ""
+    first = next(iter(keys().values()))
     for key in keys().values():
-        if key.section != before or not key.section and key.name == next(iter(keys())):
+        if key.section != before or key is first:
             yield ""
             yield f"## `{key.section}`" if key.section else "## General"
             yield ""
@@ -163,11 +167,12 @@ def _page_lines() -> Iterator[str]:
         yield f"### `{key.name}`"
         yield ""
         yield key.what
-        yield f"*Why change it:* {key.why}"
         yield ""
-        yield f"* expects {key.expects}{f' ({key.unit})' if key.unit else ''}"
-        yield f"* default `{default_text(key)}`{f' ({words})' if words else ''}"
-        yield "* a reload applies it" if key.reloadable else "* needs a restart"
+        yield f"Why change it: {key.why}"
+        yield ""
+        yield f"* Takes {_takes(key)}"
+        yield f"* Default: `{default_text(key)}`{f' ({words})' if words else ''}"
+        yield f"* {_in_force(key)}"
 
 
 def _properties(group: type[Group], definitions: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -191,4 +196,4 @@ def _property(key: Key, made: dict[str, Any]) -> dict[str, Any]:
     kept = {word: value for word, value in made.items() if not word.startswith("x-") and word != "title"}
     # The default as the YAML file says it: that of the code may be made from other things when the daemon starts.
     kept["default"] = yaml.safe_load(default_text(key))
-    return {**kept, "description": f"{key.what} {key.why} Expects {key.expects}."}
+    return {**kept, "description": f"{key.what} {key.why} Takes {key.expects}."}

@@ -34,7 +34,7 @@ def read_secrets(path: Path) -> list[str]:
 
 
 def readable_by_others(path: Path) -> bool:
-    """Whether users other than the file's owner and group may read it. A file that is not there is readable by nobody."""
+    """Whether users other than the file's owner and group may read it; nobody can where it is not there."""
     try:
         return bool(path.stat().st_mode & stat.S_IROTH)
     except OSError:

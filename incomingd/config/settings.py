@@ -1,8 +1,7 @@
-"""Every setting of `incomingd`: its kind, bounds, default and unit, what it is, why one would change it, and whether a
-reload applies it.
+"""Every setting of `incomingd`: kind, bounds, default, unit, what it is, why one would change it, what a reload does.
 
-The reference file, the reference page, the JSON Schema, `--help` and the messages about mistakes are all made from here.
-A key is declared when something honours it, never before: nobody shall set a key that does nothing.
+The reference file, the reference page, the JSON Schema, `--help` and the messages about mistakes are all made from
+here. A key is declared when something honours it, never before: nobody shall set a key that does nothing.
 """
 
 import re
@@ -94,7 +93,8 @@ class Tls(Group):
     cert: OptionalPath = setting(
         default=None,
         what="PEM file with the certificate and those between it and the root.",
-        why="Set it, with the key, where the listener is reached without a proxy that speaks TLS. Read again at a reload.",
+        why="Set it, with the key, where the listener is reached without a proxy that speaks TLS. Read again at a"
+        " reload.",
         reload=True,
     )
     key: OptionalPath = setting(
@@ -106,6 +106,7 @@ class Tls(Group):
 
     @property
     def enabled(self) -> bool:
+        """Whether the listener speaks HTTPS."""
         return self.cert is not None
 
 
@@ -121,21 +122,22 @@ class Public(Group):
     base_url: OptionalUrl = setting(
         default=None,
         what="What stands before the path in the addresses of uploads.",
-        why="Set it where pages come from another origin than uploads go to, and clients other than incoming.js need whole"
-        " URLs. Unset, addresses are paths, and the library uses the origin that it was loaded from.",
+        why="Set it where pages come from another origin than uploads go to, and clients other than incoming.js need"
+        " whole URLs. Unset, addresses are paths, and the library uses the origin that it was loaded from.",
         reload=True,
     )
     tls: Tls = Tls()
     allowed_origins: OriginList = setting(
         default=Origins(None),
         what="The origins whose pages may upload; a page of another gets 403.",
-        why="By default all may, since the URL of an upload is the permission. List your own so that nobody else's page can be"
-        " used with a URL that leaked.",
+        why="By default all may, since the URL of an upload is the permission. List your own so that nobody else's"
+        " page can be used with a URL that leaked.",
         reload=True,
     )
     trusted_proxies: ProxyList = setting(
         default=TrustedProxies(()),
-        what="Networks (and `unix`, for a Unix socket) whose word is taken for the client's address and scheme: Forwarded, X-Forwarded-*.",
+        what="Networks (and `unix`, for a Unix socket) whose word is taken for the client's address and scheme:"
+        " Forwarded, X-Forwarded-*.",
         why="Set it to the addresses of your proxy or load balancer, else every client seems to be the proxy.",
         reload=True,
     )
@@ -148,7 +150,7 @@ class Public(Group):
 
 
 def _base_url_of(backend: dict[str, Any]) -> str:
-    """Make backend.base_url from the address and TLS of the listener. A Unix socket gives none: its text is refused later."""
+    """Make backend.base_url from the listener's address. A Unix socket gives none: its text is refused later."""
     address, tls = backend.get("address"), backend.get("tls")
     if isinstance(address, UnixAddress):
         return str(address)
@@ -183,8 +185,8 @@ class Backend(Group):
     tokens: TokenList = setting(
         default=(),
         what="Bearer tokens of web apps; each is accepted. Without any, whoever reaches the listener may call it.",
-        why="Set one for each web app, above all where the listener is not on the loopback interface. To change a token, have"
-        " both here for a while.",
+        why="Set one for each web app, above all where the listener is not on the loopback interface. To change a"
+        " token, have both here for a while.",
         reload=True,
         secret=True,
     )
@@ -202,7 +204,8 @@ class Admin(Group):
     address: AddressValue = setting(
         default=TcpAddress("127.0.0.1", 4001),
         default_text="the same as backend.address",
-        what="Where operators, `incomingctl` and Prometheus connect. With the backend's address both share one listener.",
+        what="Where operators, `incomingctl` and Prometheus connect. With the backend's address both share one"
+        " listener.",
         why="Give it a port or a Unix socket of its own when web apps shall not reach it.",
         reload=False,
     )
@@ -255,7 +258,8 @@ class Handover(Group):
         ge=1,
         le=365 * DAY_S,
         unit="s",
-        what="How long a callback is tried again and again. Then the file stays where it is, and `redeliver` starts anew.",
+        what="How long a callback is tried again and again. Then the file stays where it is, and `redeliver` starts"
+        " anew.",
         why="Longer where a web app may be away over a holiday.",
         reload=True,
     )
@@ -288,7 +292,8 @@ class Handover(Group):
     allowed_hosts: HostList = setting(
         default=Hosts(None),
         what="Hosts that callbacks may go to; a ticket with another finish_url is refused.",
-        why="List the web apps' hosts where those who get tickets are not fully trusted: a callback is a request from inside your network.",
+        why="List the web apps' hosts where those who get tickets are not fully trusted: a callback is a request from"
+        " inside your network.",
         reload=True,
     )
 
@@ -375,7 +380,7 @@ class Limits(Group):
         default=None,
         ge=1,
         le=1_000_000,
-        what="How many requests with a body one client address may have open.",
+        what="How many uploads one client address may be sending at once.",
         why="Set it against clients that open very many; remember that a whole office may share one address.",
         reload=True,
     )
@@ -384,7 +389,8 @@ class Limits(Group):
         ge=1,
         le=HOUR_S,
         unit="s",
-        what="After so long without a byte of a body the bytes are kept and the connection is closed; the client resumes.",
+        what="After so long without a byte of a body the bytes are kept and the connection is closed; the client"
+        " resumes.",
         why="Longer for clients behind links with long gaps; shorter to free connections sooner.",
         reload=True,
     )
@@ -393,7 +399,8 @@ class Limits(Group):
         ge=0,
         le=MiB,
         unit="bytes/s",
-        what="The average over a request's time that a body must reach; 0 switches this off. The bytes are kept all the same.",
+        what="The average over a request's time that a body must reach; 0 switches this off. The bytes are kept all"
+        " the same.",
         why="More against clients that hold connections by sending next to nothing.",
         reload=True,
     )
@@ -527,13 +534,15 @@ class Settings(Group):
         default="./incoming-data",
         default_text="$STATE_DIRECTORY, else ./incoming-data",
         what="The directory volume: uploads and what is known of them.",
-        why="Put it where there is room for all uploads at once, on the file system from which web apps take their files.",
+        why="Put it where there is room for all uploads at once, on the file system from which web apps take their"
+        " files.",
         reload=False,
     )
     durability: Durability = setting(
         default="acknowledgement",
-        what="What survives a power loss: `acknowledgement`: every byte that a client was told is kept; `completion`: every"
-        " complete file; `none`: what the kernel has written by then. A crash of the daemon alone loses nothing in any case.",
+        what="What survives a power loss: `acknowledgement`: every byte that a client was told is kept; `completion`:"
+        " every complete file; `none`: what the kernel has written by then. A crash of the daemon alone loses"
+        " nothing in any case.",
         why="`completion` spares disk syncs where clients may send again after a power loss.",
         reload=False,
     )

@@ -1,8 +1,9 @@
 """The kinds of values that settings have, and how each is read from text.
 
-A value is written the same way in the YAML file, in an environment variable and on the command line: as text. So there is
-one reader for each kind, and `mode: 0640`, `INCOMING_FILES__MODE=0640` and `--files.mode 0640` cannot mean different things.
-Every reader also takes a value that is already of its kind, so that programs and tests need not write text.
+A value is written the same way in the YAML file, in an environment variable and on the command line: as text. So
+there is one reader for each kind, and `mode: 0640`, `INCOMING_FILES__MODE=0640` and `--files.mode 0640` cannot mean
+different things. Every reader also takes a value that is already of its kind, so that programs and tests need not
+write text.
 """
 
 import ipaddress
@@ -31,7 +32,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _BEARER: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*\Z")
 
 
-# ---------------------------------------------------------------------------------------------------------------- addresses
+# ------------------------------------------------------------------------------------------------------------ addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,12 @@ class UnixAddress:
 
     @property
     def is_local(self) -> bool:
+        """Whether only this machine can connect: always."""
         return True
 
     @property
     def is_wildcard(self) -> bool:
+        """Whether it stands for several addresses: never."""
         return False
 
 
@@ -98,7 +101,7 @@ def parse_address(value: object) -> Address:
             f"{text!r} has no host and port" if not colon else "the host is missing (0.0.0.0 means every IPv4 address)"
         )
         raise ValueError(msg)
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):  # noqa: PLR2004 - the range of TCP ports
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
         msg = f"{port!r} is not a port from 1 to 65535"
         raise ValueError(msg)
     return TcpAddress(_host(host), int(port))
@@ -137,7 +140,7 @@ def _host(text: str) -> str:
     return text.lower()
 
 
-# ------------------------------------------------------------------------------------------------- numbers, paths, small text
+# ------------------------------------------------------------------------------------------- numbers, paths, small text
 
 
 def parse_size(value: object) -> int:
@@ -262,7 +265,7 @@ def _text(value: object) -> str:
     return str(value).strip()
 
 
-# --------------------------------------------------------------------------------------------------------------------- lists
+# ---------------------------------------------------------------------------------------------------------------- lists
 
 
 def split_list(value: object) -> Sequence[object]:
@@ -372,6 +375,7 @@ class HostRule:
     port: int | None = None
 
     def matches(self, host: str, port: int) -> bool:
+        """Whether a URL's host (lower case, IPv6 without brackets) and port are meant."""
         if self.port is not None and self.port != port:
             return False
         try:

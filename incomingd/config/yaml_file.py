@@ -1,7 +1,7 @@
 """Reading the YAML file: every key with the line where it stands.
 
-The file is read as a tree of nodes, not as Python values: only so are line numbers and duplicate keys known, values keep the
-text that was written (`0640` stays `0640`), and no tag can make an object.
+The file is read as a tree of nodes, not as Python values: only so are line numbers and duplicate keys known, values
+keep the text that was written (`0640` stays `0640`), and no tag can make an object.
 """
 
 from collections.abc import Iterator
@@ -91,6 +91,8 @@ def _read_pair(name: str, node: yaml.Node, source: str, path: Path, reading: Rea
             )
     elif name not in keys():
         reading.problems.append(unknown_key(name, source))
+    elif _is_null(node) and not keys()[name].optional:
+        reading.problems.append(Problem("bad_value", source, name, f"{name} has no value", keys()[name].expects))
     elif isinstance(node, yaml.MappingNode):
         reading.problems.append(
             Problem("bad_value", source, name, f"{name} has no keys below it", keys()[name].expects)
@@ -99,7 +101,9 @@ def _read_pair(name: str, node: yaml.Node, source: str, path: Path, reading: Rea
         try:
             reading.values[name] = Raw(_value(node), source)
         except ValueError as error:
-            reading.problems.append(Problem("bad_value", source, name, f"{name}: {error}", keys()[name].expects))
+            reading.problems.append(
+                Problem("bad_value", source, name, f"{name} is wrong: {error}", keys()[name].expects)
+            )
 
 
 def _value(node: yaml.Node) -> str | list[str]:

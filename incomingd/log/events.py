@@ -1,9 +1,11 @@
 """The catalogue of log events: every name, its levels, what it means and which fields it may have.
 
-To add one, write one line below: `THING_DONE = _event("thing.done", "info", "meaning", "field field")`. A field that no event
-had before is described once in `FIELDS`, so that it means the same everywhere. The page docs/log-events.md is made from here.
+To add one, write one line below: `THING_DONE = _event("thing.done", "info", "meaning", "field field")`. A field that
+no event had before is described once in `FIELDS`, so that it means the same everywhere. The page docs/log-events.md
+is made from here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, cast, get_args
@@ -41,8 +43,8 @@ FIELDS: Final = MappingProxyType(
         "dropped": Field("How many log lines were dropped."),
         "duration_s": Field("How long it took."),
         "ended_by": Field(
-            "Who or what ended it: `complete`, `length` (the request's own length), `client`, `timeout`, `rate`, `limit`,"
-            " `disk`, `checksum`, `preempted`, `cancelled`, `shutdown`, `error`."
+            "Who or what ended it: `complete`, `length` (the request's own length), `client`, `timeout`, `rate`,"
+            " `limit`, `disk`, `checksum`, `preempted`, `cancelled`, `shutdown`, `error`."
         ),
         "event_type": Field("The type of the callback, as `upload.complete`."),
         "expired": Field("How many uploads were expired."),
@@ -83,28 +85,30 @@ FIELDS: Final = MappingProxyType(
 
 
 class Event(str):
-    """The name of an event, with what the catalogue says of it. It is a `str`, so it can be compared with what was logged."""
+    """The name of an event, with what the catalogue says of it. It is a `str`: the text that is logged."""
 
     __slots__ = ("fields", "levels", "meaning")
 
     levels: tuple[Level, ...]
     meaning: str
-    fields: tuple[str, ...]
+    fields: Mapping[str, Field]
 
 
 _catalogue: dict[str, Event] = {}
 
 
-def _event(name: str, levels: str, meaning: str, fields: str) -> Event:
+def _event(name: str, levels: str, meaning: str, fields: str, **meanings: str) -> Event:
+    """Put an event into the catalogue. `meanings` are those of fields that mean something more precise here."""
     event = Event(name)
     event.levels = cast("tuple[Level, ...]", tuple(levels.split()))
     event.meaning = meaning
-    event.fields = tuple(fields.split())
-    assert name not in _catalogue, f"{name} is in the catalogue twice"
-    assert event.levels, name
-    assert set(event.levels) <= set(get_args(Level)), f"{name} has a level that there is not"
-    unknown = set(event.fields) - FIELDS.keys()
+    names = fields.split()
+    unknown = (set(names) - FIELDS.keys()) | (meanings.keys() - set(names))
     assert not unknown, f"{name} has fields that FIELDS does not describe: {unknown}"
+    assert name not in _catalogue, f"{name} is in the catalogue twice"
+    assert event.levels, f"{name} has no level"
+    assert set(event.levels) <= set(get_args(Level)), f"{name} has a level that there is not"
+    event.fields = {field: Field(meanings[field]) if field in meanings else FIELDS[field] for field in names}
     _catalogue[name] = event
     return event
 
@@ -118,14 +122,23 @@ DAEMON_READY: Final = _event(
     "info",
     "Volumes are open, listeners listen: requests are answered from now on.",
     "listeners duration_s uploads",
+    duration_s="From the start of the process.",
+    uploads="How many uploads that have not ended were found.",
 )
 DAEMON_STOPPING: Final = _event(
     "daemon.stopping",
     "info",
     "The process was asked to stop; open requests may end within the time of grace.",
     "signal uploads",
+    uploads="How many uploads are being sent at this moment.",
 )
-DAEMON_STOPPED: Final = _event("daemon.stopped", "info", "Everything is put down; the process ends.", "duration_s")
+DAEMON_STOPPED: Final = _event(
+    "daemon.stopped",
+    "info",
+    "Everything is put down; the process ends.",
+    "duration_s",
+    duration_s="From the signal until now.",
+)
 DAEMON_CRASHED: Final = _event(
     "daemon.crashed", "error", "An exception that nobody caught ends the process or one of its threads.", "reason"
 )
@@ -159,7 +172,11 @@ LOG_LINES_DROPPED: Final = _event(
 
 # Volumes
 VOLUME_OPENED: Final = _event(
-    "volume.opened", "info", "A volume was probed and is in use.", "volume_id volume_path uploads duration_s"
+    "volume.opened",
+    "info",
+    "A volume was probed and is in use.",
+    "volume_id volume_path uploads duration_s",
+    uploads="How many records lie on it.",
 )
 VOLUME_FAILED: Final = _event(
     "volume.failed",
@@ -168,7 +185,11 @@ VOLUME_FAILED: Final = _event(
     "volume_id volume_path code detail",
 )
 VOLUME_RECOVERED: Final = _event(
-    "volume.recovered", "info", "A volume that had failed works again.", "volume_id volume_path duration_s"
+    "volume.recovered",
+    "info",
+    "A volume that had failed works again.",
+    "volume_id volume_path duration_s",
+    duration_s="How long it had failed.",
 )
 
 # Uploads
@@ -191,7 +212,8 @@ APPEND_ENDED: Final = _event(
 APPEND_PREEMPTED: Final = _event(
     "append.preempted",
     "info warning",
-    "A newer request for the same upload came; the older append was brought to rest. `warning`: again and again, as with two tabs.",
+    "A newer request for the same upload came; the older append was brought to rest."
+    " `warning`: again and again, as with two tabs.",
     "upload_id part offset delay_s address",
 )
 UPLOAD_JOIN_FAILED: Final = _event(
@@ -219,10 +241,18 @@ UPKEEP_DELAYED: Final = _event(
     "upload_id detail",
 )
 UPLOAD_JOINED: Final = _event(
-    "upload.joined", "info", "The segments of an upload are one file now.", "upload_id bytes parts duration_s"
+    "upload.joined",
+    "info",
+    "The segments of an upload are one file now.",
+    "upload_id bytes parts duration_s",
+    bytes="How many bytes had to be copied; 0 where a link did it.",
 )
 UPLOAD_COMPLETED: Final = _event(
-    "upload.completed", "info", "All bytes are in; the hand-over comes next.", "upload_id length duration_s"
+    "upload.completed",
+    "info",
+    "All bytes are in; the hand-over comes next.",
+    "upload_id length duration_s",
+    duration_s="From its first request until now.",
 )
 UPLOAD_CANCELLED: Final = _event(
     "upload.cancelled", "info", "The client or the web app gave the upload up.", "upload_id offset reason address"
@@ -238,6 +268,8 @@ UPLOAD_ENDED: Final = _event(
     "info",
     "The upload has a final status; its bytes are deleted, or kept as the ticket says.",
     "upload_id final_status code bytes duration_s",
+    bytes="The length of the file, or how much of it had been kept.",
+    duration_s="From its ticket until now.",
 )
 SWEEP_ENDED: Final = _event(
     "sweep.ended",
@@ -258,12 +290,16 @@ HANDOVER_ENDED: Final = _event(
     "info warning",
     "The web app has the file, or refused it.",
     "upload_id webhook_id attempt result detail duration_s",
+    attempt="How many attempts it took.",
+    duration_s="From the first attempt until now.",
 )
 HANDOVER_GIVEN_UP: Final = _event(
     "handover.given_up",
     "error",
     "The callback failed for too long. The file stays; `incomingctl redeliver` starts again.",
     "upload_id webhook_id attempt detail duration_s",
+    attempt="How many attempts were made.",
+    duration_s="From the first attempt until now.",
 )
 NOTIFICATION_ATTEMPTED: Final = _event(
     "notification.attempted",
@@ -288,7 +324,8 @@ REQUEST_FAILED: Final = _event(
 PROXY_UNTRUSTED: Final = _event(
     "proxy.untrusted",
     "warning",
-    "A request names another client, but comes from an address that public.trusted_proxies does not list; logged once for each address.",
+    "A request names another client, but comes from an address that public.trusted_proxies does not list;"
+    " logged once for each address.",
     "setting address detail",
 )
 PARSE_REFUSED: Final = _event(

@@ -26,21 +26,26 @@ def set_strict(strict: bool) -> None:  # noqa: FBT001 - it is the whole of it
 
 
 class Logger(structlog.BoundLoggerBase):
-    """Logs events of the catalogue with their fields as keyword arguments: `log.info(events.TICKET_CREATED, upload_id=…)`.
+    """Logs events of the catalogue, with their fields as keyword arguments: `log.info(events.SWEEP_ENDED, expired=3)`.
 
-    In strict mode an event, level or field that is not catalogued raises UncataloguedError; otherwise it is logged as it is.
+    In strict mode an event, level or field that is not catalogued raises UncataloguedError; otherwise it is logged as
+    it is.
     """
 
     def debug(self, event: str, **fields: object) -> None:
+        """Log what only somebody who follows a single problem wants."""
         self._log("debug", event, fields)
 
     def info(self, event: str, **fields: object) -> None:
+        """Log what happened."""
         self._log("info", event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
+        """Log what an operator should look at some time."""
         self._log("warning", event, fields)
 
     def error(self, event: str, **fields: object) -> None:
+        """Log what an operator should look at now."""
         self._log("error", event, fields)
 
     def exception(self, event: str, **fields: object) -> None:

@@ -1,4 +1,4 @@
-"""Configuring the log: where events go, how they look, what is left out; and bringing libraries' own logs the same way."""
+"""Configuring the log: where events go, how they look, what is left out; libraries' own logs go the same way."""
 
 import atexit
 import logging
@@ -57,7 +57,7 @@ class _Pipeline:
         self.writer: LineWriter
 
     def process(self, _logger: object, level: str, event_dict: MutableMapping[str, Any]) -> str:
-        """Make the line of an event; the only processor of structlog, so that nothing can come in between unredacted."""
+        """Make the line of an event. It is structlog's only processor, so that nothing gets past the redaction."""
         if _LEVELS[level] < self.least:
             raise structlog.DropEvent
         fields = structlog.contextvars.merge_contextvars(None, level, event_dict)
@@ -97,8 +97,8 @@ def configure(
 ) -> None:
     """Begin to log, or, called again, go on with other settings (a reload): loggers that exist already follow.
 
-    `instance` stands in every line. `stream` is standard error where none is given. `hidden` are secrets that are masked
-    wherever they occur, as the backend's tokens. `strict`: see `logger.set_strict`; None leaves it as it is.
+    `instance` stands in every line. `stream` is standard error where none is given. `hidden` are secrets that are
+    masked wherever they occur, as the backend's tokens. `strict`: see `logger.set_strict`; None leaves it as it is.
     """
     global _active  # noqa: PLW0603 - a process has one log
     pipeline = _Pipeline(settings, instance, stream or sys.stderr, hidden)
@@ -112,7 +112,8 @@ def configure(
     _active = pipeline
     if strict is not None:
         set_strict(strict)
-    # No level filter of structlog's and no cached loggers: what is configured now counts for loggers that were made before.
+    # No level filter of structlog's and no cached loggers: what is configured now counts for loggers that were made
+    # before.
     structlog.configure(processors=[_process], logger_factory=_Output, cache_logger_on_first_use=False)
     # tornado.general tells at `info` what its parser refused; of other libraries only warnings are of interest.
     debug = settings.level == "debug"
@@ -167,7 +168,7 @@ def _say_dropped(count: int) -> str:
 
 
 def _traceback(exc_info: object) -> str:
-    """Give the traceback of `exc_info` as the logging calls take it: True, an exception, a triple. Locals are never shown."""
+    """Give the traceback, without locals, of what logging calls take as `exc_info`: True, an exception, a triple."""
     if exc_info is True:
         exc_info = sys.exc_info()
     error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
@@ -177,7 +178,7 @@ def _traceback(exc_info: object) -> str:
     return "".join(traceback.format_exception(error, limit=-_TRACEBACK_FRAMES_MAX)).rstrip()
 
 
-# ------------------------------------------------------------------------------------------------- what others log or raise
+# --------------------------------------------------------------------------------------------- what others log or raise
 
 
 class _StandardLibraryHandler(logging.Handler):
@@ -208,8 +209,7 @@ _handler: Final = _StandardLibraryHandler()
 
 def _take_over_standard_library() -> None:
     root, general, access = (logging.getLogger(name) for name in (None, "tornado.general", "tornado.access"))
-    for logger in (root, general):
-        _undo.append((logger, "level", logger.level))
+    _undo.extend((logger, "level", logger.level) for logger in (root, general))
     # Answers are logged by what they did (append.ended, request.refused), not a second time by their status.
     _replace(access, "disabled", value=True)
     root.addHandler(_handler)

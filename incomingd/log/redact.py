@@ -1,4 +1,4 @@
-"""What must not come out of a log: secrets, addresses that the operator does not want, control characters, endless values.
+"""What must not come out of a log: secrets, addresses that the operator does not want, endless values.
 
 It works on the finished fields of an event, at any depth, and on text in which a secret is embedded. It is a net, not a
 licence: code that logs should not have the secret in its hands in the first place.
@@ -8,7 +8,8 @@ import ipaddress
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 MASK: Final = "***"
@@ -19,21 +20,43 @@ DEPTH_MAX: Final = 6
 _NAME_CHARS_MAX: Final = 64
 # Beyond this many readers of JSON lose digits (RFC 8259 section 6).
 _INTEGER_MAX: Final = 2**53 - 1
-# What the longest secret may have: text is looked at so much further than it is logged, and that end is then cut off, so that
-# a secret that the cut would halve is not logged in half.
+# What the longest secret may have: text is looked at so much further than it is logged, and that end is then cut off,
+# so that a secret that the cut would halve is not logged in half.
 _MARGIN_CHARS: Final = 1_024
 # Shorter ones would blacken ordinary words wherever they occur.
 _HIDDEN_CHARS_MIN: Final = 6
 
 _SECRET_WORDS: Final = frozenset(
-    "token tokens secret secrets password passwords passwd passphrase pwd authorization authentication cookie cookies"
-    " credential credentials key keys apikey bearer signature signatures whsec".split()
+    (
+        "token",
+        "tokens",
+        "secret",
+        "secrets",
+        "password",
+        "passwords",
+        "passwd",
+        "passphrase",
+        "pwd",
+        "authorization",
+        "authentication",
+        "cookie",
+        "cookies",
+        "credential",
+        "credentials",
+        "key",
+        "keys",
+        "apikey",
+        "bearer",
+        "signature",
+        "signatures",
+        "whsec",
+    )
 )
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 # Every pattern takes linear time: what it looks at was written by others.
-_SECRET_NAME: Final = r"((?:token|secret|passwd|credential|signature|key)s?[\"']?)"
-_WHOLE_LINE_NAME: Final = r"((?:authorization|cookie|password|passphrase)s?[\"']?)"
+_NAMED: Final = r"((?:token|secret|passwd|credential|signature|key)s?[\"']?)"
+_NAMED_TO_LINE_END: Final = r"((?:authorization|cookie|password|passphrase)s?[\"']?)"
 _QUOTED: Final = r"\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?"
 _IN_TEXT: Final = (
     # Secrets of tickets, which carry their mark with them.
@@ -41,11 +64,11 @@ _IN_TEXT: Final = (
     # Bearer …, with or without the header's name before it.
     (re.compile(r"\b(Bearer|Basic)(?:\s+|%20|\+)[^\s,;\"'&<>]+", re.IGNORECASE), rf"\1 {MASK}"),
     # Authorization: anything; password: several words.
-    (re.compile(rf"{_WHOLE_LINE_NAME}(\s*[:=]\s*)(?:{_QUOTED}|[^\r\n&]+)", re.IGNORECASE), rf"\1\2{MASK}"),
+    (re.compile(rf"{_NAMED_TO_LINE_END}(\s*[:=]\s*)(?:{_QUOTED}|[^\r\n&]+)", re.IGNORECASE), rf"\1\2{MASK}"),
     # Query strings, forms and reprs: ?token=…&, secret='…'.
-    (re.compile(rf"{_SECRET_NAME}=(?:{_QUOTED}|[^&\s\"'<>]+)", re.IGNORECASE), rf"\1={MASK}"),
+    (re.compile(rf"{_NAMED}=(?:{_QUOTED}|[^&\s\"'<>]+)", re.IGNORECASE), rf"\1={MASK}"),
     # Headers and JSON: X-Incoming-Secret: …, "secret": "…".
-    (re.compile(rf"{_SECRET_NAME}(\s*:\s*)(?:{_QUOTED}|[^\s,;}}\])]+)", re.IGNORECASE), rf"\1\2{MASK}"),
+    (re.compile(rf"{_NAMED}(\s*:\s*)(?:{_QUOTED}|[^\s,;}}\])]+)", re.IGNORECASE), rf"\1\2{MASK}"),
     # http://user:password@host
     (re.compile(r"://[^/\s@\"']{1,256}@"), f"://{MASK}@"),
 )
@@ -58,7 +81,7 @@ _WITH_PORT: Final = re.compile(r"\[(?P<v6>[^\]]+)\](?::[0-9]+)?|(?P<v4>[0-9.]+):
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a field of this name is taken to hold a secret: one of its words says so (`api_key`, `X-Incoming-Secret`)."""
+    """Whether a field of this name is taken to hold a secret: one of its words says so (`api_key`, `xSecret`)."""
     return any(word.lower() in _SECRET_WORDS for word in _WORD.findall(name))
 
 
@@ -119,7 +142,7 @@ class Redactor:
             return self.text(str(value))
         if isinstance(value, bytes | bytearray | memoryview):
             return self.text(bytes(value[: TEXT_CHARS_MAX * 2]).decode("utf-8", "backslashreplace"))
-        if depth >= DEPTH_MAX and isinstance(value, Mapping | Sequence | Set):
+        if depth >= DEPTH_MAX and isinstance(value, Mapping | Sequence | AbstractSet):
             return "…"
         return self._container(value, depth)
 
@@ -130,7 +153,7 @@ class Redactor:
                 for key, item in itertools.islice(value.items(), ITEMS_MAX)
             }
             return {**shown, "…": f"{len(value) - ITEMS_MAX} more"} if len(value) > ITEMS_MAX else shown
-        if isinstance(value, Sequence | Set):
+        if isinstance(value, Sequence | AbstractSet):
             items = list(itertools.islice(value, ITEMS_MAX))
             # A header as a pair: ("Authorization", "…").
             pair = len(items) == len(("name", "value")) and isinstance(items[0], str | bytes)

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Final
 
-from incomingd.log.events import CATALOGUE, COMMON_FIELDS, FIELDS, Event
+from incomingd.log.events import CATALOGUE, COMMON_FIELDS, Event
 
 _HEAD: Final = """\
 # Log events
 
 <!-- Made from incomingd/log/events.py by `python -m incomingd.log --write`. Do not edit. -->
 
-The log goes to standard error: a JSON object a line, or text for people where standard error is a terminal (`log.format`).
-Every line has
+The log goes to standard error: a JSON object a line, or text for people where standard error is a terminal
+(`log.format`). Every line has
 
 | field | meaning |
 | --- | --- |
@@ -21,8 +21,8 @@ Every line has
 | `event` | What happened: one of the names below. |
 | `instance` | This instance's name (key `instance`); left out on a terminal. |
 
-and the fields of its event. Fields that mean nothing in a case are null or left out. For one append or one callback there is one
-line that says all about it: `append.ended`, `handover.attempted`. These may stand in any line:
+and the fields of its event. Fields that mean nothing in a case are null or left out. For one append or one callback
+there is one line that says all about it: `append.ended`, `handover.attempted`. These may stand in any line:
 
 | field | meaning |
 | --- | --- |
@@ -31,15 +31,16 @@ line that says all about it: `append.ended`, `handover.attempted`. These may sta
 _TAIL: Final = """
 ## What a line never holds
 
-Secrets and tokens are masked (`***`), whether they are the value of a field, part of a text or of a traceback; tracebacks show
-no values of variables. Clients' addresses are shown as `log.client_address` says. Control characters are escaped, so that
-one event is one line; only on a terminal a traceback takes several, each marked with a bar. Long texts are cut, and say so.
+Secrets and tokens are masked (`***`), whether they are the value of a field, part of a text or of a traceback;
+tracebacks show no values of variables. Clients' addresses are shown as `log.client_address` says. Control characters
+are escaped, so that one event is one line; only on a terminal a traceback takes several, each marked with a bar. Long
+texts are cut, and say so.
 
 ## When the log is not read
 
-Lines are written by a thread of their own. When whoever reads standard error hangs, up to 4 MiB of lines wait; what comes
-after that is dropped and counted, and `log.lines_dropped` says how many as soon as lines can be written again. Uploads never wait
-for the log.
+Lines are written by a thread of their own. When whoever reads standard error hangs, up to 4 MiB of lines wait; what
+comes after that is dropped and counted, and `log.lines_dropped` says how many as soon as lines can be written again.
+Uploads never wait for the log.
 """
 
 
@@ -66,5 +67,5 @@ def _event(event: Event) -> Iterator[str]:
         yield ""
         yield "| field | meaning |"
         yield "| --- | --- |"
-        for name in event.fields:
-            yield f"| `{name}` | {FIELDS[name].meaning} |"
+        for name, field in event.fields.items():
+            yield f"| `{name}` | {field.meaning} |"

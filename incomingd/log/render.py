@@ -1,7 +1,7 @@
 """How an event looks: a JSON object a line for collectors, aligned text for people.
 
-Either way one event is one line. Only a traceback on a terminal takes more, each line of it marked, so that no value that a
-client sent can pass for an event.
+Either way one event is one line. Only a traceback on a terminal takes more, each line of it marked, so that no value
+that a client sent can pass for an event.
 """
 
 import json
@@ -36,6 +36,7 @@ class ConsoleRenderer:
         self._bar = f"    {dim}│{reset} "
 
     def __call__(self, fields: Mapping[str, object]) -> str:
+        """Write one event; without colours it is plain text."""
         # One terminal shows one instance: its name in every line would only push the rest to the right.
         shown = {printable(name): value for name, value in fields.items() if name not in {"instance", "exception"}}
         line = self._render(None, "", shown)
@@ -56,7 +57,7 @@ class _LevelColumn:
 
 
 def printable(value: object) -> str:
-    """Escape what does not print: control characters, line ends of every kind, marks that turn the direction of text."""
+    """Escape what does not print: control characters, line ends of every kind, marks that turn text around."""
     text = str(value)
     return text if text.isprintable() else "".join(char if char.isprintable() else _escaped(char) for char in text)
 

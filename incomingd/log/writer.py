@@ -1,8 +1,8 @@
 """Writing log lines from a thread of its own, so that a reader that does not read cannot stop the daemon.
 
-Standard error is often a pipe. When its reader hangs, a plain write blocks, and with it the event loop and every upload. So
-lines go into a bounded buffer, a thread writes them, and where the buffer is full lines are dropped and counted: uploads are
-worth more than log lines. What was dropped is said in the log as soon as it flows again.
+Standard error is often a pipe. When its reader hangs, a plain write blocks, and with it the event loop and every
+upload. So lines go into a bounded buffer, a thread writes them, and where the buffer is full lines are dropped and
+counted: uploads are worth more than log lines. What was dropped is said in the log as soon as it flows again.
 """
 
 import threading
@@ -17,15 +17,18 @@ BUFFER_BYTES_MAX: Final = 4 << 20
 class Stream(Protocol):
     """Where lines are written: the part of a text file that is needed."""
 
-    def write(self, text: str, /) -> object: ...
-    def flush(self) -> object: ...
+    def write(self, text: str, /) -> object:
+        """Take text; may wait for whoever reads."""
+
+    def flush(self) -> object:
+        """Let go of what is held back; may wait for whoever reads."""
 
 
 class LineWriter:
     """Writes lines to a stream, in order, from a thread of its own.
 
-    `say_dropped` makes the line that tells how many were dropped. The thread is a daemon thread: a stuck reader does not keep
-    the process from ending.
+    `say_dropped` makes the line that tells how many were dropped. The thread is a daemon thread: a stuck reader does
+    not keep the process from ending.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class LineWriter:
         self._thread.start()
 
     def write(self, line: str) -> None:
-        """Take a line (without its end) to be written. Never waits for the stream; drops the line where the buffer is full."""
+        """Take a line, without its end, to be written; drop it where the buffer is full. Never waits for the stream."""
         with self._changed:
             if self._closed or self._bytes + len(line) > self._buffer_bytes_max:
                 self._dropped += 1
