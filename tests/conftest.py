@@ -10,14 +10,14 @@ import psutil
 import pytest
 import structlog
 
-pytest_plugins = ["tests.support.fixtures"]
+pytest_plugins = ["tests.support.fixtures", "pytester"]
 
 # A slow machine is no broken promise, so examples have no deadline.
 hypothesis.settings.register_profile("incoming", deadline=None)
 hypothesis.settings.load_profile("incoming")
 
-# Output that a test has claimed by asking for the fixture that reads it.
-_CLAIMS = {"log": {"caplog"}, "stdout": set[str](), "stderr": set[str]()}
+# Output that a test has claimed by asking for a fixture that reads it (or, as pytester, repeats it on purpose).
+_CLAIMS = {"log": {"caplog"}, "stdout": {"pytester"}, "stderr": {"pytester"}}
 
 
 @pytest.hookimpl(wrapper=True)

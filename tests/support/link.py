@@ -169,6 +169,9 @@ class Link:
         except* OSError:
             # One side is gone, so the other one learns of it in the same way.
             _reset(writer)
+        except* asyncio.CancelledError:
+            # The link is being closed. (asyncio would print a cancelled handler as a fault.)
+            _reset(writer)
         finally:
             self._tasks.discard(task)
 

@@ -1,7 +1,7 @@
 // Runs one upload with tus-js-client as it comes from its package. The first argument is JSON:
 //
 //   file          path of the file
-//   source        'file' (default) or 'stream': a Node stream that cannot be read twice and has no known size
+//   source        'file' (default), 'stream' (a Node stream: cannot be read twice, has no known size) or 'buffer'
 //   options       given to tus.Upload as they are (endpoint, uploadUrl, chunkSize, ...)
 //   urlStorage    path of a file that remembers upload URLs
 //   resume        true: go on with the upload that urlStorage remembers
@@ -11,17 +11,21 @@
 //
 // What happens is told as JSON lines. Ends with 0 unless the client gave up.
 import fs from 'node:fs'
+import { PassThrough } from 'node:stream'
 import tus from 'tus-js-client'
 
 const task = JSON.parse(process.argv[2])
 const tell = (event, fields = {}) => fs.writeSync(1, `${JSON.stringify({ event, ...fields })}\n`)
 
-const input = fs.createReadStream(task.file)
-const source = task.source === 'stream' ? input.pipe(new (await import('node:stream')).PassThrough()) : input
+const sources = {
+  file: () => fs.createReadStream(task.file),
+  stream: () => fs.createReadStream(task.file).pipe(new PassThrough()),
+  buffer: () => fs.readFileSync(task.file),
+}
 const pauses = [...(task.pauseAtBytes ?? [])]
 let ended = false
 
-const upload = new tus.Upload(source, {
+const upload = new tus.Upload(sources[task.source ?? 'file'](), {
   ...task.options,
   ...(task.urlStorage ? { urlStorage: new tus.FileUrlStorage(task.urlStorage) } : {}),
   onUploadUrlAvailable: () => tell('url', { url: upload.url }),
