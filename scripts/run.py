@@ -1,6 +1,7 @@
 """Run the daemon and the example web app together, until Ctrl-C or SIGTERM: what ``make run`` calls.
 
-Everything they write lies under ``.run/``. The usual ports are used where they are free, else any others.
+Everything they write lies under ``.run/`` (or the directory that is given as the only argument). The usual ports are
+used where they are free, else any others.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-RUN = ROOT / ".run"
+RUN = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT / ".run"
 EXAMPLE = ROOT / "examples" / "photodrop" / "app.py"
 
 HOST = "127.0.0.1"
@@ -67,7 +68,7 @@ class Program:
     def trouble(self, what: str) -> str:
         """Say what is wrong, with the end of the log."""
         lines = self.log.read_text("utf-8", "replace").splitlines()[-15:]
-        return "\n".join([f"{self.name} {what}; its log ({self.log.relative_to(ROOT)}) ends:", *lines])
+        return "\n".join([f"{self.name} {what}; its log ({self.log}) ends:", *lines])
 
     def stop(self) -> None:
         """Stop it; by force where it does not stop in time."""
@@ -135,14 +136,14 @@ def stop_on(_number: int, _frame: FrameType | None) -> None:
 
 def main() -> int:
     """Run both until somebody wants us to stop."""
-    RUN.mkdir(exist_ok=True)
+    RUN.mkdir(parents=True, exist_ok=True)
     daemon, example, url = programs()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop_on)
     try:
         daemon.start()
         example.start()
-        print(f"Open {url}", f"Files and logs are under {RUN.name}/; Ctrl-C stops.", sep="\n", flush=True)
+        print(f"Open {url}", f"Files and logs are in {RUN}; Ctrl-C stops.", sep="\n", flush=True)
         while True:
             daemon.check()
             example.check()
