@@ -4,12 +4,14 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from incomingd.config.errors import ConfigError, Problem
 from incomingd.config.help import help_page
 from incomingd.config.keys import keys
-from incomingd.config.raw import Raw, Reading, nearest_key
+from incomingd.config.raw import Raw, Reading, unknown_key
+
+_MISSING: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +38,19 @@ class _Parser(argparse.ArgumentParser):
 def parse(argv: Sequence[str]) -> CommandLine:
     """Read the command line (without the program's name). `--help` prints and raises SystemExit(0).
 
-    Raises ConfigError only for what cannot be read on at all, as an option without its value.
+    Mistakes stand in `reading`; ConfigError is raised only for what argparse itself gives up on (`--version=3`).
     """
-    parser = _parser()
-    options, rest = parser.parse_known_args(list(argv))
+    options, rest = _parser().parse_known_args(list(argv))
     reading = Reading(problems=list(_unknown(rest)))
-    for name in keys():
-        value = getattr(options, name)
-        if value is not None:
-            reading.values[name] = Raw(value, f"option --{name}")
+    for name in ("config", *keys()):
+        value, source = getattr(options, name), f"option --{name}"
+        if value is _MISSING:
+            expected = keys()[name].expects if name in keys() else "the name of a file"
+            reading.problems.append(Problem("bad_option", source, name, "the value is missing", expected))
+        elif value is not None and name in keys():
+            reading.values[name] = Raw(value, source)
     return CommandLine(
-        config=options.config,
+        config=Path(options.config) if isinstance(options.config, str) else None,
         check_config=options.check_config,
         print_config=options.print_config,
         version=options.version,
@@ -56,12 +60,13 @@ def parse(argv: Sequence[str]) -> CommandLine:
 
 def _parser() -> _Parser:
     parser = _Parser(prog="incomingd", allow_abbrev=False)
-    parser.add_argument("--config", type=Path, metavar="FILE")
+    # An option without its value is one mistake of perhaps several; argparse alone would stop at it.
+    parser.add_argument("--config", nargs="?", const=_MISSING)
     parser.add_argument("--check-config", action="store_true")
     parser.add_argument("--print-config", action="store_true")
     parser.add_argument("--version", action="store_true")
     for key in keys().values():
-        parser.add_argument(key.option, dest=key.name, metavar="VALUE")
+        parser.add_argument(key.option, dest=key.name, nargs="?", const=_MISSING)
     return parser
 
 
@@ -71,16 +76,8 @@ def _unknown(rest: Sequence[str]) -> list[Problem]:
     for argument in rest:
         if argument.startswith("--"):
             option = argument.partition("=")[0]
-            nearest = " or ".join(f"--{name}" for name in nearest_key(option.removeprefix("--")).split(" or ") if name)
-            problems.append(
-                Problem(
-                    "unknown_key",
-                    f"option {option}",
-                    option.removeprefix("--"),
-                    "there is no such option",
-                    nearest=nearest,
-                )
-            )
+            name = option.removeprefix("--")
+            problems.append(unknown_key(name, f"option {option}", lambda key: f"--{key}"))
             after_option = "=" not in argument
         elif after_option:
             after_option = False  # the value of the unknown option

@@ -6,7 +6,7 @@ from typing import Final
 
 from incomingd.config.errors import Problem
 from incomingd.config.keys import keys
-from incomingd.config.raw import Raw, Reading, nearest_key
+from incomingd.config.raw import Raw, Reading, unknown_key
 
 PREFIX: Final = "INCOMING_"
 # Kubernetes gives every pod variables for each Service of its namespace. One that is called `incoming` must not keep
@@ -25,16 +25,15 @@ def read_environment(environ: Mapping[str, str]) -> Reading:
         key = by_variable.get(variable)
         if key is None:
             if not _KUBERNETES.match(variable):
-                reading.problems.append(_unknown(variable, source))
+                name = variable.removeprefix(PREFIX).replace("__", ".").lower()
+                reading.problems.append(_unknown(name, source))
         elif environ[variable].strip():
             reading.values[key.name] = Raw(environ[variable], source)
     return reading
 
 
-def _unknown(variable: str, source: str) -> Problem:
-    name = variable.removeprefix(PREFIX).replace("__", ".").lower()
-    if name in keys():
+def _unknown(name: str, source: str) -> Problem:
+    if name in keys():  # written in small letters
         nearest = keys()[name].environment_variable
-    else:
-        nearest = " or ".join(keys()[near].environment_variable for near in nearest_key(name).split(" or ") if near)
-    return Problem("unknown_key", source, name, "there is no such key", nearest=nearest)
+        return Problem("unknown_key", source, name, "names are in capitals", nearest=nearest)
+    return unknown_key(name, source, lambda key: keys()[key].environment_variable)

@@ -1,6 +1,7 @@
 """What a source says, before it is checked: for each key the text and where it stands."""
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from incomingd.config.errors import Problem
@@ -28,29 +29,35 @@ class Reading:
         return cls({}, [problem])
 
 
-def nearest_key(name: str) -> str:
-    """Find the key that was probably meant; empty where none is near.
+def unknown_key(name: str, source: str, spell: Callable[[str], str] = str) -> Problem:
+    """Say that a key does not exist, and which is near. `spell` writes a key as this source does."""
+    if name in groups():
+        first = next(key for key in keys() if key.startswith(f"{name}."))
+        return Problem("unknown_key", source, name, f"{name} is a group of keys", f"keys such as {spell(first)}")
+    nearest = _nearest_keys(name)
+    parent = name.rpartition(".")[0]
+    if nearest or parent not in groups():
+        meant = " or ".join(map(spell, nearest))
+        return Problem("unknown_key", source, name, f"there is no key {name}", nearest=meant)
+    others = ", ".join(key.rpartition(".")[2] for key in keys() if key.rpartition(".")[0] == parent)
+    return Problem("unknown_key", source, name, f"there is no key {name}", f"one of {parent}: {others}")
 
-    A misplaced key (`open_creation` without its group, `limits.timeout_s` of another group) is found by its last part.
+
+def _nearest_keys(name: str) -> list[str]:
+    """Find the keys that were probably meant.
+
+    A key whose group is missing or a wrong one (`open_creation`, `limits.timeout_s`) is found by its last part. That
+    is not tried where there is no such group at all: `peer.address` is no slip of the pen for `public.address`.
     """
     wanted = name.lower().replace("-", "_")
     near = difflib.get_close_matches(wanted, keys(), n=1, cutoff=0.75)
     if near:
-        return near[0]
+        return near
+    group, _, leaf = wanted.rpartition(".")
+    if group and group.rpartition(".")[2] not in {known.rpartition(".")[2] for known in groups()}:
+        return []
     leaves: dict[str, list[str]] = {}
     for key in keys():
         leaves.setdefault(key.rpartition(".")[2], []).append(key)
-    leaf = difflib.get_close_matches(wanted.rpartition(".")[2], leaves, n=1, cutoff=0.8)
-    return " or ".join(leaves[leaf[0]]) if leaf else ""
-
-
-def unknown_key(name: str, source: str) -> Problem:
-    """Say that a key does not exist, and which is near."""
-    if name in groups():
-        return Problem("unknown_key", source, name, f"{name} is a group of keys, not a key")
-    nearest = nearest_key(name)
-    parent = name.rpartition(".")[0]
-    if nearest or parent not in groups():
-        return Problem("unknown_key", source, name, f"there is no key {name}", nearest=nearest)
-    others = ", ".join(key.rpartition(".")[2] for key in keys() if key.rpartition(".")[0] == parent)
-    return Problem("unknown_key", source, name, f"there is no key {name}", f"one of {parent}: {others}")
+    found = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.8)
+    return leaves[found[0]] if found else []
