@@ -40,6 +40,8 @@ class TusUpload:
     resumes: int = 0
     """How often it had to ask for the offset again."""
     offsets: list[int] = field(default_factory=list)
+    upload_id: str = ""
+    """The ticket's id, where a test wants it at hand."""
 
     @property
     def path(self) -> str:
