@@ -100,4 +100,3 @@ class SystemClock:
         """Wait for *wait_for*, at most *duration_s*; return whether it is done."""
         done, _ = await asyncio.wait([wait_for], timeout=duration_s)
         return bool(done)
-

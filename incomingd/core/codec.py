@@ -51,15 +51,13 @@ def decode(data: bytes) -> Record:
     try:
         document = json.loads(data)
         version = document.pop("format")
-        if version != FORMAT:
-            msg = f"record format {version!r}; this program reads format {FORMAT}"
-            raise RecordFormatError(msg)
-        return _record(document)
-    except RecordFormatError:
-        raise
+        record = _record(document) if version == FORMAT else None
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         msg = f"no readable record: {type(error).__name__}: {error}"
         raise RecordFormatError(msg) from error
+    if record is None:
+        raise RecordFormatError(f"record format {version!r}; this program reads format {FORMAT}")
+    return record
 
 
 def _record(plain: dict[str, Any]) -> Record:
@@ -73,6 +71,7 @@ def _record(plain: dict[str, Any]) -> Record:
     plain["content"] = _content(plain["content"])
     plain["parts"] = tuple((n, _content(part)) for n, part in plain["parts"].items())
     plain["final_of"] = _tuple(plain["final_of"])
+    plain["wanted_by"] = tuple(plain["wanted_by"])
     plain["handover"] = _handover(plain["handover"])
     plain["notifications"] = tuple(Delivery(**n) for n in plain["notifications"])
     plain["failure"] = Failure(**plain["failure"]) if plain["failure"] else None

@@ -106,7 +106,7 @@ class Content:
         return replace(self, map=(*self.map, new))
 
 
-def concatenated(contents: tuple[Content, ...], **fields: object) -> Content:
+def concatenated(contents: tuple[Content, ...]) -> Content:
     """Return the content that is *contents* one behind the other.
 
     Every one must be closed, and of known, reached length.
@@ -122,5 +122,4 @@ def concatenated(contents: tuple[Content, ...], **fields: object) -> Content:
                 continue
             ranges.append(replace(part, start=at, stop=at + size))
             at += size
-    result = Content(length=at, map=tuple(ranges), noted_offset=at)
-    return replace(result, **fields)  # type: ignore[arg-type]  # the caller's fields
+    return Content(length=at, map=tuple(ranges), noted_offset=at)

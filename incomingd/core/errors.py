@@ -115,9 +115,7 @@ PROBLEMS: Final[dict[Code, Problem]] = {
         "X-HTTP-Method-Override names no method that can be asked for this way.",
         "Use PATCH, DELETE, HEAD or OPTIONS there.",
     ),
-    Code.HEADER_MISSING: Problem(
-        400, "A header that this request needs is missing.", "Send it."
-    ),
+    Code.HEADER_MISSING: Problem(400, "A header that this request needs is missing.", "Send it."),
     Code.HEADER_MALFORMED: Problem(
         400,
         "A header's value cannot be read.",
@@ -128,12 +126,8 @@ PROBLEMS: Final[dict[Code, Problem]] = {
         "A header was sent twice with different values.",
         "Send it once; see whether a proxy adds one.",
     ),
-    Code.BODY_MALFORMED: Problem(
-        400, "The body cannot be read.", "Send a JSON object in UTF-8."
-    ),
-    Code.BODY_TOO_LARGE: Problem(
-        413, "The body is larger than this call takes.", "Send less in one call."
-    ),
+    Code.BODY_MALFORMED: Problem(400, "The body cannot be read.", "Send a JSON object in UTF-8."),
+    Code.BODY_TOO_LARGE: Problem(413, "The body is larger than this call takes.", "Send less in one call."),
     Code.FIELD_INVALID: Problem(
         400,
         "A field is missing, unknown or not of the expected form.",
@@ -170,15 +164,9 @@ PROBLEMS: Final[dict[Code, Problem]] = {
         "The upload's secret is missing or wrong.",
         "Send X-Incoming-Secret with the secret that the ticket was given.",
     ),
-    Code.UPLOAD_UNKNOWN: Problem(
-        404, "There is no such upload.", "Ask the web app for a new ticket."
-    ),
-    Code.UPLOAD_CANCELLED: Problem(
-        410, "The upload was cancelled.", "Ask the web app for a new ticket."
-    ),
-    Code.UPLOAD_EXPIRED: Problem(
-        410, "The upload has expired.", "Ask the web app for a new ticket."
-    ),
+    Code.UPLOAD_UNKNOWN: Problem(404, "There is no such upload.", "Ask the web app for a new ticket."),
+    Code.UPLOAD_CANCELLED: Problem(410, "The upload was cancelled.", "Ask the web app for a new ticket."),
+    Code.UPLOAD_EXPIRED: Problem(410, "The upload has expired.", "Ask the web app for a new ticket."),
     Code.UPLOAD_FAILED: Problem(
         410,
         "The upload has failed: the web app refused the file or did not confirm it.",
@@ -229,9 +217,7 @@ PROBLEMS: Final[dict[Code, Problem]] = {
         "Upload-Metadata cannot be read.",
         "Send comma-separated pairs of a key and a Base64 value.",
     ),
-    Code.METADATA_TOO_LARGE: Problem(
-        400, "Upload-Metadata is too long.", "Send less metadata."
-    ),
+    Code.METADATA_TOO_LARGE: Problem(400, "Upload-Metadata is too long.", "Send less metadata."),
     Code.CONTENT_TYPE_NOT_ACCEPTED: Problem(
         415,
         "The web app does not take files of this type for this upload.",
@@ -297,9 +283,7 @@ PROBLEMS: Final[dict[Code, Problem]] = {
         "This upload is made of parts; bytes are sent to the parts.",
         "Send bytes to the parts' URLs.",
     ),
-    Code.TOO_MANY_PARTS: Problem(
-        413, "The upload has too many parts.", "Use at most 64 parts."
-    ),
+    Code.TOO_MANY_PARTS: Problem(413, "The upload has too many parts.", "Use at most 64 parts."),
     Code.CLIENT_CANCEL_REFUSED: Problem(
         403,
         "This upload cannot be cancelled by the client.",
@@ -325,9 +309,7 @@ PROBLEMS: Final[dict[Code, Problem]] = {
         "There is no callback to be made again.",
         "Redeliver complete uploads, or ended ones whose callback failed.",
     ),
-    Code.FILE_NOT_READY: Problem(
-        409, "The file is not whole yet.", "Wait for the callback."
-    ),
+    Code.FILE_NOT_READY: Problem(409, "The file is not whole yet.", "Wait for the callback."),
     Code.FILE_GONE: Problem(
         410,
         "The file is not here any more.",
@@ -343,9 +325,7 @@ PROBLEMS: Final[dict[Code, Problem]] = {
         "The storage does not answer.",
         "What was received is kept; try again.",
     ),
-    Code.NOT_READY: Problem(
-        503, "This cannot be answered truly yet.", "Try again."
-    ),
+    Code.NOT_READY: Problem(503, "This cannot be answered truly yet.", "Try again."),
     Code.STOPPING: Problem(
         503,
         "This instance is being stopped.",
@@ -359,7 +339,7 @@ PROBLEMS: Final[dict[Code, Problem]] = {
 }
 
 
-class Refusal(Exception):  # noqa: N818 -- the project's own term
+class Refusal(Exception):
     """A request that cannot be granted, with the reason in words and code.
 
     Args:

@@ -27,9 +27,9 @@ def _capped(text: str, size_bytes: int) -> str:
 
 
 def clean_filename(text: str) -> str | None:
-    """Return *text* as a bare file name, or None if nothing is left of it.
+    r"""Return *text* as a bare file name, or None if nothing is left of it.
 
-    Directories before it are dropped, be they written with ``/`` or ``\\``;
+    Directories before it are dropped, be they written with ``/`` or ``\``;
     control characters too; an over-long name keeps its extension.
     """
     text = unicodedata.normalize("NFC", _printable(text)).replace("\\", "/")
@@ -38,7 +38,7 @@ def clean_filename(text: str) -> str | None:
         return None
     if len(name.encode("utf-8")) > NAME_BYTES_MAX:
         stem, dot, extension = name.rpartition(".")
-        tail = dot + extension if dot and len(extension.encode()) <= 16 else ""  # noqa: PLR2004 -- an extension, not a sentence
+        tail = dot + extension if dot and len(extension.encode()) <= 16 else ""
         stem = stem if tail else name
         name = _capped(stem, NAME_BYTES_MAX - len(tail.encode("utf-8"))) + tail
     return name

@@ -37,9 +37,7 @@ class PreemptionPacer:
         self._times.append(now)
         full = len(self._times) > PREEMPTIONS_FREE
         if full and now - self._times[0] <= PREEMPTION_WINDOW_S + self._delay_s * PREEMPTIONS_FREE:
-            self._delay_s = min(
-                max(self._delay_s * 2, PREEMPTION_DELAY_FIRST_S), PREEMPTION_DELAY_MAX_S
-            )
+            self._delay_s = min(max(self._delay_s * 2, PREEMPTION_DELAY_FIRST_S), PREEMPTION_DELAY_MAX_S)
         elif full:
             self._delay_s = 0.0
         return self._delay_s

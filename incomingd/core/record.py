@@ -108,7 +108,8 @@ class Record:
     parts: tuple[tuple[str, Content], ...] = ()
     final_of: tuple[str, ...] | None = None
     """The parts, in order and with repeats, that the content is made of."""
-    part_epochs: int = 0
+    wanted_by: tuple[str, ...] = ()
+    """Final uploads that wait for this one, under open creation."""
     protocol: str | None = None
     client: Client = Client()
     beginnings: int = 0

@@ -42,7 +42,7 @@ class AppendReport:
     slowed_s: float = 0.0
 
 
-async def append(  # noqa: PLR0913 -- the parts of one append
+async def append(
     upload: OwnedUpload,
     part: str | None,
     wanted: Append,
@@ -72,9 +72,7 @@ async def append(  # noqa: PLR0913 -- the parts of one append
             # Lost answers are repeated this way; the length may be told this way.
             report.ended_by = "complete"
             if content is not upload.target(part):
-                await upload.write(
-                    upload.record.with_target(part, content), sync=upload.syncs_acknowledgements
-                )
+                await upload.write(upload.record.with_target(part, content), sync=upload.syncs_acknowledgements)
             return await _answer(upload, part, bytes_taken=0)
         segment = await _open(upload, part, wanted, content)
         under_way = OpenAppend(arrival, body)
@@ -183,18 +181,14 @@ def check_length(upload: OwnedUpload, part: str | None, length: int) -> None:
         )
 
 
-async def _open(
-    upload: OwnedUpload, part: str | None, wanted: Append, content: Content
-) -> Segment:
+async def _open(upload: OwnedUpload, part: str | None, wanted: Append, content: Content) -> Segment:
     """Write down what must be written before the first byte; open the segment."""
     record = upload.record
     checked = wanted.checksum is not None or wanted.trailing_checksum is not None
     if checked:
         content = replace(content, unverified_from=wanted.offset)
     if content != record.target(part):
-        await upload.write(
-            record.with_target(part, content), sync=checked and upload.syncs_acknowledgements
-        )
+        await upload.write(record.with_target(part, content), sync=checked and upload.syncs_acknowledgements)
     growing = content.growing
     assert growing is not None, content
     size = wanted.offset - growing.start + growing.skip
@@ -207,7 +201,7 @@ async def _open(
     )
 
 
-async def _take_and_settle(  # noqa: PLR0913 -- the parts of one append
+async def _take_and_settle(
     upload: OwnedUpload,
     part: str | None,
     wanted: Append,
@@ -226,15 +220,11 @@ async def _take_and_settle(  # noqa: PLR0913 -- the parts of one append
         upload.touch()
 
     try:
-        taken = await segment.take(
-            under_way.body, room=room, on_kept=on_kept, see=digest.update if digest else None
-        )
+        taken = await segment.take(under_way.body, room=room, on_kept=on_kept, see=digest.update if digest else None)
         report.ended_by = "complete"
         if taken.overflow:
             report.ended_by = "length"
-            refusal = Refusal(
-                Code.LENGTH_EXCEEDED, "The body went on behind the end of the upload."
-            )
+            refusal = Refusal(Code.LENGTH_EXCEEDED, "The body went on behind the end of the upload.")
     except BodyCutError as cut:
         report.ended_by = cut.reason.value
         refusal = Refusal(CUT_REFUSALS[cut.reason], retry_after_s=0)
@@ -276,7 +266,7 @@ def _room(upload: OwnedUpload, part: str | None, offset: int) -> int | None:
     return None if most is None else max(most - offset, 0)
 
 
-async def _settle(  # noqa: PLR0913 -- the parts of one append
+async def _settle(
     upload: OwnedUpload,
     part: str | None,
     wanted: Append,
@@ -303,9 +293,7 @@ async def _settle(  # noqa: PLR0913 -- the parts of one append
             verified = replace(content, unverified_from=None)
             if upload.syncs_acknowledgements:
                 verified = replace(verified, noted_offset=upload.offsets[part])
-            await upload.write(
-                upload.record.with_target(part, verified), sync=upload.syncs_acknowledgements
-            )
+            await upload.write(upload.record.with_target(part, verified), sync=upload.syncs_acknowledgements)
         if refusal is None:
             return await _answer(upload, part, bytes_taken=gained)
         resource = await _answer(upload, part, bytes_taken=gained)

@@ -163,16 +163,12 @@ async def begin_final(upload: OwnedUpload, wanted: Creation) -> Resource:
 async def drop_part(upload: OwnedUpload, part: str) -> None:
     """Delete a part that is not needed any more."""
     turns = upload.turns(part)
-    await turns.quiesce(
-        turns.arrive(), CutReason.ENDED, hold_s=upload.services.options.hold_s
-    )
+    await turns.quiesce(turns.arrive(), CutReason.ENDED, hold_s=upload.services.options.hold_s)
     async with upload.guard:
         content = upload.target(part)
         parts = tuple((n, c) for n, c in upload.record.parts if n != part)
         if upload.record.status is Status.OPEN:
-            await upload.write(
-                replace(upload.record, parts=parts), sync=upload.syncs_acknowledgements
-            )
+            await upload.write(replace(upload.record, parts=parts), sync=upload.syncs_acknowledgements)
             upload.forget_turns(part)
             await _drop(upload, [part_range.segment for part_range in content.map])
 
@@ -260,9 +256,7 @@ async def _emptied(upload: OwnedUpload, *, keep_parts: bool = False) -> tuple[Re
     else:
         # No byte has come: the segment that the pull named is as good as new.
         dropped = []
-    content = Content().grown_by(
-        segment_name(None, record.epoch), upload.services.volume.id, 0
-    )
+    content = Content().grown_by(segment_name(None, record.epoch), upload.services.volume.id, 0)
     if not dropped:
         content = replace(record.content, unverified_from=None)
     if not keep_parts:
@@ -302,9 +296,7 @@ def _with_space_for_part(upload: OwnedUpload, wanted: Creation) -> tuple[Record,
         assert content is not None
         dropped += [part_range.segment for part_range in content.map]
         upload.forget_turns(oldest)
-        record = replace(
-            record, parts=tuple((n, c) for n, c in record.parts if n != oldest)
-        )
+        record = replace(record, parts=tuple((n, c) for n, c in record.parts if n != oldest))
     return record, dropped
 
 

@@ -35,8 +35,11 @@ def reached(upload: OwnedUpload, part: str | None) -> bool:
     if record.status is not Status.OPEN:
         return False
     if part is None and record.final_of is not None:
-        return all(_part_done(record.target(name)) for name in record.final_of)
+        # Under open creation the parts are uploads of their own (`opening`).
+        return not record.terms.open_creation and all(_part_done(record.target(name)) for name in record.final_of)
     content = upload.target(part)
+    if part is None and content.concat == "partial":
+        return False
     # Only a beginning that told the length, or a ticket that has it, makes the
     # offset an end. An upload of unknown length never ends by itself.
     length = content.length if content.length is not None else _exact_length(upload, part)
@@ -44,9 +47,7 @@ def reached(upload: OwnedUpload, part: str | None) -> bool:
         return False
     if part is None and record.beginnings == 0 and length == 0:
         return False
-    return upload.offsets.get(part, 0) == length and (
-        part is None or not _part_done(content)
-    )
+    return upload.offsets.get(part, 0) == length and (part is None or not _part_done(content))
 
 
 def _exact_length(upload: OwnedUpload, part: str | None) -> int | None:
@@ -71,17 +72,21 @@ async def complete_target(upload: OwnedUpload, part: str | None) -> None:
         return
     record = upload.record
     if record.final_of is not None:
-        contents = tuple(upload.target(name) for name in record.final_of)
-        content = concatenated(
-            contents, metadata=record.content.metadata, concat=record.content.concat
+        content = replace(
+            concatenated(tuple(upload.target(name) for name in record.final_of)),
+            metadata=record.content.metadata,
+            concat=record.content.concat,
         )
     else:
         length = upload.offsets[None]
-        content = replace(
-            record.content.cut_at(length), length=length, length_deferred=False
-        )
+        content = replace(record.content.cut_at(length), length=length, length_deferred=False)
+    await complete_with(upload, content)
+
+
+async def complete_with(upload: OwnedUpload, content: Content) -> None:
+    """Claim the completion, with the map that it rests on. Under the guard."""
     if upload.syncs_completion:
-        await upload.services.volume.sync_segments(record, _of_bytes(content))
+        await upload.services.volume.sync_segments(upload.record, _of_bytes(content))
     claimed = await upload.claim(ClaimKind.COMPLETE)
     services = upload.services
     upload.offsets[None] = content.length or 0
@@ -103,9 +108,7 @@ async def complete_target(upload: OwnedUpload, part: str | None) -> None:
 
 def _of_bytes(content: Content) -> Content:
     """Leave out ranges without a byte: their segments may never have been made."""
-    return Content(
-        map=content.map if content.length else (), noted_offset=content.noted_offset
-    )
+    return Content(map=content.map if content.length else (), noted_offset=content.noted_offset)
 
 
 async def _close_part(upload: OwnedUpload, part: str) -> None:
@@ -113,9 +116,7 @@ async def _close_part(upload: OwnedUpload, part: str) -> None:
     closed = replace(content.cut_at(upload.offsets[part]))
     if upload.syncs_acknowledgements:
         await upload.services.volume.sync_segments(upload.record, _of_bytes(closed))
-    await upload.write(
-        upload.record.with_target(part, closed), sync=upload.syncs_acknowledgements
-    )
+    await upload.write(upload.record.with_target(part, closed), sync=upload.syncs_acknowledgements)
     if upload.record.final_of is not None and reached(upload, None):
         await complete_target(upload, None)
 
@@ -139,11 +140,11 @@ async def _join(upload: OwnedUpload) -> None:
             try:
                 await services.volume.join(upload.record)
                 async with upload.guard:
-                    if upload.record.status is not Status.COMPLETE:
+                    if not _is_complete(upload):
+                        # Cancelled meanwhile; the file that was made goes, too.
+                        await services.volume.drop_bytes(upload.record, file_too=True)
                         return
-                    await upload.write(
-                        replace(upload.record, joined=True), sync=upload.syncs_completion
-                    )
+                    await upload.write(replace(upload.record, joined=True), sync=upload.syncs_completion)
                 await services.volume.drop_bytes(upload.record, file_too=False)
             except VolumeError as error:
                 services.report_join_failure(upload.record, error)
@@ -161,10 +162,14 @@ async def _join(upload: OwnedUpload) -> None:
         upload.busy -= 1
 
 
+def _is_complete(upload: OwnedUpload) -> bool:
+    return upload.record.status is Status.COMPLETE
+
+
 # -- ends
 
 
-async def end(  # noqa: PLR0913 -- what an end consists of
+async def end(
     upload: OwnedUpload,
     event: Event,
     *,
@@ -248,9 +253,7 @@ async def expire(upload: OwnedUpload) -> bool:
         deferred = record.length is None and upload.offsets.get(None, 0) > 0
         failure = Failure(
             "length_unknown" if deferred else Code.UPLOAD_EXPIRED.value,
-            "The client never told the upload's length."
-            if deferred
-            else "The upload was not complete in time.",
+            "The client never told the upload's length." if deferred else "The upload was not complete in time.",
         )
         await end(upload, Event.EXPIRE, failure=failure, notify="upload.expired")
         return True
@@ -259,9 +262,7 @@ async def expire(upload: OwnedUpload) -> bool:
 async def lose(upload: OwnedUpload) -> None:
     """End an upload of which the volume has lost bytes."""
     async with upload.guard:
-        failure = Failure(
-            Code.UPLOAD_LOST.value, "The volume has fewer bytes than were acknowledged."
-        )
+        failure = Failure(Code.UPLOAD_LOST.value, "The volume has fewer bytes than were acknowledged.")
         await end(upload, Event.BYTES_LOST, failure=failure, notify="upload.lost")
 
 
@@ -282,9 +283,7 @@ async def handover_started(upload: OwnedUpload) -> bool:
             first_attempt_at=delivery.first_attempt_at or now,
             next_attempt_at=None,
         )
-        started = record.after(
-            Event.HANDOVER_STARTED, handover=replace(record.handover, delivery=delivery)
-        )
+        started = record.after(Event.HANDOVER_STARTED, handover=replace(record.handover, delivery=delivery))
         await upload.write(started, sync=False)
         return True
 
@@ -335,9 +334,7 @@ def _settled(record: Record, *, message: str | None, client_data: object) -> Han
     )
 
 
-async def app_waits(
-    upload: OwnedUpload, *, deadline: float, message: str | None, client_data: object
-) -> None:
+async def app_waits(upload: OwnedUpload, *, deadline: float, message: str | None, client_data: object) -> None:
     """The web app has heard, and will confirm later."""
     async with upload.guard:
         record = upload.record
@@ -357,9 +354,7 @@ async def app_waits(
         await upload.write(waiting, sync=upload.syncs_completion)
 
 
-async def handover_failed(
-    upload: OwnedUpload, *, error: str, next_attempt_at: float | None
-) -> None:
+async def handover_failed(upload: OwnedUpload, *, error: str, next_attempt_at: float | None) -> None:
     """An attempt failed; the file stays. None for the next: attempts have ended."""
     async with upload.guard:
         record = upload.record
@@ -393,8 +388,7 @@ async def redeliver(upload: OwnedUpload) -> None:
             record = replace(
                 record,
                 notifications=tuple(
-                    replace(n, given_up=False, delivered=False, next_attempt_at=None)
-                    for n in record.notifications
+                    replace(n, given_up=False, delivered=False, next_attempt_at=None) for n in record.notifications
                 ),
             )
         else:
@@ -406,12 +400,8 @@ async def redeliver(upload: OwnedUpload) -> None:
 async def notified(upload: OwnedUpload, webhook_id: str, outcome: Delivery) -> None:
     """Record what became of an attempt to tell the web app something."""
     async with upload.guard:
-        notifications = tuple(
-            outcome if n.webhook_id == webhook_id else n for n in upload.record.notifications
-        )
-        await upload.write(
-            replace(upload.record, notifications=notifications), sync=outcome.delivered
-        )
+        notifications = tuple(outcome if n.webhook_id == webhook_id else n for n in upload.record.notifications)
+        await upload.write(replace(upload.record, notifications=notifications), sync=outcome.delivered)
 
 
 def resume(upload: OwnedUpload, services: Services) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from incomingd.core import ids
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.record import Record, Terms
 from incomingd.core.status import Status
-from incomingd.engine import appending, beginning, ending
+from incomingd.engine import appending, beginning, ending, opening
 from incomingd.engine.events import Told
 from incomingd.engine.owned import LostBytesError, OwnedUpload, Services, pull
 from incomingd.engine.state import InstanceState
@@ -57,7 +57,7 @@ async def refusing() -> AsyncIterator[None]:
         log.error(events.RECORD_UNREADABLE, detail=str(error))
         raise Refusal(Code.STORAGE_UNAVAILABLE, "The upload's record cannot be read.") from error
     except VolumeError as error:
-        log.warning(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
+        log.error(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
         raise Refusal(Code.STORAGE_UNAVAILABLE, retry_after_s=1) from error
 
 
@@ -164,9 +164,7 @@ class Engine:
                 return View(record, 0)
             return View(record, await self.services.volume.measure(record, record.content))
 
-    async def wait(
-        self, upload_id: str, wait_s: float, stand: Callable[[View], object]
-    ) -> View:
+    async def wait(self, upload_id: str, wait_s: float, stand: Callable[[View], object]) -> View:
         """Return the upload when *stand* of it has changed, or after *wait_s*."""
         clock = self.services.clock
         deadline = clock.monotonic() + wait_s
@@ -216,11 +214,11 @@ class Engine:
             if upload.record.status is not Status.OPEN:
                 upload.refuse_if_gone()
                 return upload.resource(part)
+            if upload.record.terms.open_creation and upload.record.final_of is not None:
+                await opening.try_to_complete(self, upload)
             turns = upload.turns(part)
             upload.target(part)
-            await turns.quiesce(
-                turns.arrive(), CutReason.PREEMPTED, hold_s=self.services.options.hold_s
-            )
+            await turns.quiesce(turns.arrive(), CutReason.PREEMPTED, hold_s=self.services.options.hold_s)
             async with upload.guard:
                 upload.refuse_if_gone()
                 if ending.reached(upload, part):
@@ -248,15 +246,13 @@ class Engine:
                 if not done.done():
                     done.set_result(result)
 
-        self.services.clock.spawn(run(), name="held request")
+        _ = self.services.clock.spawn(run(), name="held request")
         if not await self.services.clock.timeout(max(duration_s, 0.0), done):
             done.cancel()
             raise Refusal(Code.NOT_READY, retry_after_s=1)
         return done.result()
 
-    async def begin(
-        self, upload_id: str, wanted: Creation, body: Body | None, report: AppendReport
-    ) -> Resource:
+    async def begin(self, upload_id: str, wanted: Creation, body: Body | None, report: AppendReport) -> Resource:
         """Begin an upload at its ticket, with the bytes that came along, if any."""
         self._refuse_while_stopping()
         async with refusing(), self._using(upload_id) as upload:
@@ -268,9 +264,7 @@ class Engine:
                 before = upload.live_offset()
                 resource = await beginning.begin(upload, wanted)
                 if before and upload.record.status is Status.OPEN:
-                    log.info(
-                        events.UPLOAD_BEGUN_ANEW, upload_id=upload_id, offset=before
-                    )
+                    log.info(events.UPLOAD_BEGUN_ANEW, upload_id=upload_id, offset=before)
             count = upload.record.beginnings
             if wanted.body is None or body is None:
                 return resource
@@ -286,7 +280,35 @@ class Engine:
                 beginning=None if wanted.partial else count,
             )
 
-    async def append(  # noqa: PLR0913 -- the parts of one append
+    async def begin_openly(self, terms: Terms, wanted: Creation, body: Body | None, report: AppendReport) -> Resource:
+        """Begin an upload without a ticket, where that is offered."""
+        self._refuse_while_stopping()
+        async with refusing():
+            record = await self._create(terms, self.services.options.expires_in_s)
+        try:
+            return await self.begin(record.upload_id, replace(wanted, partial=False), body, report)
+        except Refusal:
+            # A refused creation leaves nothing behind. One whose bytes were cut
+            # has begun, and its client knows nothing of it: it expires.
+            live = self._live.get(record.upload_id)
+            if live is not None and live.record.beginnings == 0:
+                async with refusing():
+                    await self.forget(record)
+            raise
+
+    async def begin_openly_of(self, terms: Terms, wanted: Creation, parts: tuple[str, ...]) -> Resource:
+        """Begin an upload without a ticket that is made of partial uploads."""
+        self._refuse_while_stopping()
+        async with refusing():
+            record = await self._create(terms, self.services.options.expires_in_s)
+            try:
+                async with self._owning(record.upload_id) as upload:
+                    return await opening.begin_final(self, upload, wanted, parts)
+            except Refusal:
+                await self.forget(record)
+                raise
+
+    async def append(
         self,
         upload_id: str,
         part: str | None,
@@ -297,7 +319,21 @@ class Engine:
         """Append the bytes of one request."""
         self._refuse_while_stopping()
         async with refusing(), self._using(upload_id) as upload:
-            return await appending.append(upload, part, wanted, body, report)
+            resource = await appending.append(upload, part, wanted, body, report)
+            finals = upload.record.wanted_by
+        await self._try_finals(finals)
+        return resource
+
+    async def _try_finals(self, finals: tuple[str, ...]) -> None:
+        """Complete the final uploads that may have waited for this."""
+        for final in finals:
+            async with refusing():
+                try:
+                    async with self._owning(final) as upload:
+                        await opening.try_to_complete(self, upload)
+                except Refusal as refusal:
+                    # It is tried again when somebody asks for it.
+                    log.info(events.UPKEEP_DELAYED, upload_id=final, detail=str(refusal))
 
     async def terminate(self, upload_id: str, part: str | None) -> None:
         """End an upload because its client does not want it any more."""
@@ -323,9 +359,7 @@ class Engine:
             log.info(events.UPLOAD_CANCELLED, upload_id=upload_id, reason="web app")
             return View(upload.record, 0)
 
-    async def confirm(
-        self, upload_id: str, *, done: bool, message: str | None, client_data: object
-    ) -> View:
+    async def confirm(self, upload_id: str, *, done: bool, message: str | None, client_data: object) -> View:
         """Hear from the web app what it promised with ``wait``.
 
         An app may confirm before this side has read its ``wait``: then the
@@ -375,10 +409,7 @@ class Engine:
         if record.status in (Status.COMPLETE, Status.HANDING_OVER) and not record.joined:
             async with self._owning(record.upload_id) as upload:
                 ending.resume(upload, self.services)
-        elif (
-            record.status in (Status.COMPLETE, Status.HANDING_OVER, Status.AWAITING_APP)
-            or ending.pending(record)
-        ):
+        elif record.status in (Status.COMPLETE, Status.HANDING_OVER, Status.AWAITING_APP) or ending.pending(record):
             self.services.events.tell(Told.DUE, record)
 
     async def expire(self, upload_id: str) -> None:
@@ -406,32 +437,28 @@ class Engine:
                 await self._evict(upload)
 
     async def _evict(self, upload: OwnedUpload) -> None:
-        if upload.busy or upload.appending:
+        if upload.in_use:
             return
         try:
             await upload.rest()
         except VolumeError as error:
             # What is in memory is all that knows the true offset; keep it.
-            log.warning(events.VOLUME_FAILED, detail=str(error), code="storage_unavailable")
+            log.error(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
             return
-        if upload.busy or upload.appending:
+        if _still_in_use(upload):
             return
         self._live.pop(upload.id, None)
-        await self.services.registry.released(
-            upload.id, self.services.identity, upload.record.epoch
-        )
+        await self.services.registry.released(upload.id, self.services.identity, upload.record.epoch)
 
     async def stop(self) -> None:
         """Cut every append and note where it stands; nothing starts any more."""
         self.state.stop()
         for upload in self.live:
             self.services.events.changed(upload.id)
-        results = await asyncio.gather(
-            *(self._put_down(upload) for upload in self.live), return_exceptions=True
-        )
+        results = await asyncio.gather(*(self._put_down(upload) for upload in self.live), return_exceptions=True)
         for result in results:
             if isinstance(result, VolumeError | Refusal):
-                log.warning(events.VOLUME_FAILED, detail=str(result), code="storage_unavailable")
+                log.error(events.VOLUME_FAILED, detail=str(result), code=Code.STORAGE_UNAVAILABLE.value)
             elif isinstance(result, BaseException):
                 raise result
 
@@ -539,6 +566,11 @@ class Engine:
         return upload
 
 
+def _still_in_use(upload: OwnedUpload) -> bool:
+    """Ask once more, after something was waited for."""
+    return upload.in_use
+
+
 def _offset_for_people(record: Record, live: int) -> int:
     if record.status.whole:
         return record.content.length or 0
@@ -563,4 +595,3 @@ class _CountedLock:
             yield
         finally:
             self._lock.release()
-

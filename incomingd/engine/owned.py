@@ -100,15 +100,15 @@ class OwnedUpload:
             turns = self._turns[part] = Turns(self.services.clock)
         return turns
 
+    @property
+    def in_use(self) -> bool:
+        """Whether anything is done to it just now: memory must keep it."""
+        return self.busy > 0 or any(turns.open is not None for turns in self._turns.values())
+
     def forget_turns(self, part: str) -> None:
         """A part is gone."""
         self._turns.pop(part, None)
         self.offsets.pop(part, None)
-
-    @property
-    def appending(self) -> bool:
-        """Whether any append is under way."""
-        return any(turns.open is not None for turns in self._turns.values())
 
     def touch(self) -> None:
         """Somebody asked for it."""

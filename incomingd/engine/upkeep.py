@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from incomingd.core.errors import Refusal
+from incomingd.core.errors import Code, Refusal
 from incomingd.core.status import Status
 from incomingd.engine import ending
+from incomingd.engine.bell import Bell
 from incomingd.engine.events import Told
 from incomingd.log import events, get_logger
 from incomingd.storage.volume import RecordUnreadableError, VolumeError
@@ -37,7 +38,7 @@ class Upkeep:
         self._due: dict[str, float] = {}
         self._removed_since_keys = 0
         self._keys_at = 0.0
-        self._wake = asyncio.Event()
+        self._bell = Bell()
         self.first_pass_done = asyncio.Event()
         tell = engine.services.events.subscribe
         for told in (Told.CREATED, Told.CHANGED, Told.ENDED):
@@ -61,7 +62,7 @@ class Upkeep:
 
     def wake(self) -> None:
         """Look now, instead of at the end of the interval."""
-        self._wake.set()
+        self._bell.ring()
 
     async def run(self) -> None:
         """Make the first pass, then one at each interval, until cancelled."""
@@ -69,10 +70,7 @@ class Upkeep:
         await self._pass(first=True)
         self.first_pass_done.set()
         while True:
-            waiter = asyncio.ensure_future(self._wake.wait())
-            await clock.timeout(self.interval_s, waiter)
-            waiter.cancel()
-            self._wake.clear()
+            await self._bell.wait(clock, self.interval_s)
             await self._engine.release_idle()
             await self._pass(first=False)
 
@@ -91,7 +89,7 @@ class Upkeep:
                     await services.clock.sleep(0)
             await self._forget_keys()
         except VolumeError as error:
-            log.warning(events.VOLUME_FAILED, detail=str(error), code="storage_unavailable")
+            log.error(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
         if expired or deleted or first:
             log.info(
                 events.SWEEP_ENDED,

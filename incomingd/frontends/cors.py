@@ -16,56 +16,52 @@ if TYPE_CHECKING:
     from incomingd.config import Origins
 
 METHODS: Final = "POST, HEAD, PATCH, DELETE, OPTIONS, GET, PUT"
-REQUEST_HEADERS: Final = ", ".join(
-    (
-        "Authorization",
-        "Content-Type",
-        "Content-Disposition",
-        "X-Requested-With",
-        "X-Request-ID",
-        "X-HTTP-Method-Override",
-        "Tus-Resumable",
-        "Upload-Length",
-        "Upload-Offset",
-        "Upload-Metadata",
-        "Upload-Defer-Length",
-        "Upload-Concat",
-        "Upload-Checksum",
-        "Upload-Complete",
-        "Upload-Incomplete",
-        "Upload-Draft-Interop-Version",
-        "Content-Digest",
-        "Repr-Digest",
-        "Want-Content-Digest",
-        "Want-Repr-Digest",
-        "Incremental",
-        "Idempotency-Key",
-        "traceparent",
-    )
+REQUEST_HEADERS: Final = (
+    "Authorization",
+    "Content-Type",
+    "Content-Disposition",
+    "X-Requested-With",
+    "X-Request-ID",
+    "X-HTTP-Method-Override",
+    "Tus-Resumable",
+    "Upload-Length",
+    "Upload-Offset",
+    "Upload-Metadata",
+    "Upload-Defer-Length",
+    "Upload-Concat",
+    "Upload-Checksum",
+    "Upload-Complete",
+    "Upload-Incomplete",
+    "Upload-Draft-Interop-Version",
+    "Content-Digest",
+    "Repr-Digest",
+    "Want-Content-Digest",
+    "Want-Repr-Digest",
+    "Incremental",
+    "Idempotency-Key",
+    "traceparent",
 )
-EXPOSED: Final = ", ".join(
-    (
-        "Location",
-        "Upload-Offset",
-        "Upload-Length",
-        "Upload-Metadata",
-        "Upload-Defer-Length",
-        "Upload-Concat",
-        "Upload-Expires",
-        "Upload-Complete",
-        "Upload-Incomplete",
-        "Upload-Limit",
-        "Upload-Draft-Interop-Version",
-        "Tus-Resumable",
-        "Tus-Version",
-        "Tus-Extension",
-        "Tus-Max-Size",
-        "Tus-Checksum-Algorithm",
-        "Content-Digest",
-        "Repr-Digest",
-        "Retry-After",
-        "X-Request-ID",
-    )
+EXPOSED: Final = (
+    "Location",
+    "Upload-Offset",
+    "Upload-Length",
+    "Upload-Metadata",
+    "Upload-Defer-Length",
+    "Upload-Concat",
+    "Upload-Expires",
+    "Upload-Complete",
+    "Upload-Incomplete",
+    "Upload-Limit",
+    "Upload-Draft-Interop-Version",
+    "Tus-Resumable",
+    "Tus-Version",
+    "Tus-Extension",
+    "Tus-Max-Size",
+    "Tus-Checksum-Algorithm",
+    "Content-Digest",
+    "Repr-Digest",
+    "Retry-After",
+    "X-Request-ID",
 )
 PREFLIGHT_AGE_S: Final = 86400
 
@@ -76,7 +72,7 @@ def answer_headers(origin: str | None) -> dict[str, str]:
         return {"Vary": "Origin"}
     return {
         "Access-Control-Allow-Origin": origin,
-        "Access-Control-Expose-Headers": EXPOSED,
+        "Access-Control-Expose-Headers": ", ".join(EXPOSED),
         "Vary": "Origin",
     }
 
@@ -85,7 +81,7 @@ def preflight_headers() -> dict[str, str]:
     """Return what an answer to a preflight has on top."""
     return {
         "Access-Control-Allow-Methods": METHODS,
-        "Access-Control-Allow-Headers": REQUEST_HEADERS,
+        "Access-Control-Allow-Headers": ", ".join(REQUEST_HEADERS),
         "Access-Control-Max-Age": str(PREFLIGHT_AGE_S),
     }
 

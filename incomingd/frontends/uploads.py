@@ -62,16 +62,12 @@ class Target:
 class UploadResource(httputil.HTTPServerConnectionDelegate):
     """Hands each request to an :class:`Exchange`; answers it."""
 
-    def __init__(
-        self, engine: Engine, exchange_options: ExchangeOptions, options: UploadOptions
-    ) -> None:
+    def __init__(self, engine: Engine, exchange_options: ExchangeOptions, options: UploadOptions) -> None:
         self._engine = engine
         self._exchange_options = exchange_options
         self.options = options
 
-    def start_request(
-        self, server_conn: object, request_conn: httputil.HTTPConnection
-    ) -> httputil.HTTPMessageDelegate:
+    def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:
         """Called by Tornado for each request."""
         del server_conn
         return Exchange(request_conn, self.answer, self._exchange_options)
@@ -129,9 +125,7 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
             return
         cors.check_origin(origin, self.options.allowed_origins, view.record.terms.origins)
 
-    async def _dispatch(
-        self, method: str, target: Target, request: Request, report: AppendReport
-    ) -> Reply:
+    async def _dispatch(self, method: str, target: Target, request: Request, report: AppendReport) -> Reply:
         if method == "OPTIONS":
             return await self._options(target)
         if target.upload_id is None:
@@ -162,17 +156,13 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
                 headers["Tus-Max-Size"] = str(min(most))
         return Reply(204, headers)
 
-    async def _patch(
-        self, upload_id: str, target: Target, request: Request, report: AppendReport
-    ) -> Reply:
+    async def _patch(self, upload_id: str, target: Target, request: Request, report: AppendReport) -> Reply:
         wanted = tus.parse_append(
             request.get_all,
             body_length=_body_length(request),
             trailing=self._trailing(request),
         )
-        resource = await self._engine.append(
-            upload_id, target.part, wanted, request.body or _EMPTY, report
-        )
+        resource = await self._engine.append(upload_id, target.part, wanted, request.body or _EMPTY, report)
         return self._of_owner(204, tus.append_headers(resource), target)
 
     async def _post(self, upload_id: str, request: Request, report: AppendReport) -> Reply:
@@ -188,13 +178,9 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
         wanted = self._creation(request)
         if wanted.final_of is not None:
             ids = [_target(urlsplit(url).path).upload_id for url in wanted.final_of]
-            resource = await self._engine.begin_openly_of(
-                self.options.open_creation_terms(), wanted, _known(ids)
-            )
+            resource = await self._engine.begin_openly_of(self.options.open_creation_terms(), wanted, _known(ids))
         else:
-            resource = await self._engine.begin_openly(
-                self.options.open_creation_terms(), wanted, request.body, report
-            )
+            resource = await self._engine.begin_openly(self.options.open_creation_terms(), wanted, request.body, report)
         return self._created(resource, request)
 
     def _creation(self, request: Request) -> Creation:
@@ -240,12 +226,10 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
         body = b""
         if method != "HEAD":
             headers["Content-Type"] = problems.CONTENT_TYPE
-            body = problems.document(
-                refusal, status=status, request_id=request.context.request_id
-            )
+            body = problems.document(refusal, status=status, request_id=request.context.request_id)
         return Reply(status, headers, body, reason=tus.REASONS.get(status, ""))
 
-    def _log_append(  # noqa: PLR0913 -- one line that says everything
+    def _log_append(
         self,
         target: Target,
         request: Request,

@@ -11,21 +11,21 @@ from typing import Protocol
 
 
 class CutReason(Enum):
-    """Why a body ended before its end, and so who ended it."""
+    """Why a body ended before its end, and so who ended it: the log's `ended_by`."""
 
     CLIENT = "client"
     """The client went away."""
     PREEMPTED = "preempted"
     """A newer request for the same upload came."""
-    STALLED = "stalled"
+    STALLED = "timeout"
     """No byte came for too long."""
-    TOO_SLOW = "too_slow"
+    TOO_SLOW = "rate"
     """Bytes came, but too few."""
-    STOPPING = "stopping"
+    STOPPING = "shutdown"
     """This instance stops."""
-    ENDED = "ended"
+    ENDED = "cancelled"
     """The upload was cancelled or has expired meanwhile."""
-    MALFORMED = "malformed"
+    MALFORMED = "error"
     """The framing of the body is broken."""
 
 

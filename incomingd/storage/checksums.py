@@ -65,6 +65,7 @@ _MAKERS: Final[dict[str, Callable[[], Digest]]] = {
     "sha512": hashlib.sha512,
 }
 
+
 def running(algorithm: str) -> Digest:
     """Return a digest that has seen nothing yet.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from incomingd.core.content import Content
@@ -151,9 +151,7 @@ class Volume(Protocol):
         Less than what the record notes means that bytes were lost.
         """
 
-    async def open_segment(
-        self, upload_id: str, name: str, *, create: bool, size: int, sync: bool
-    ) -> Segment:
+    async def open_segment(self, upload_id: str, name: str, *, create: bool, size: int, sync: bool) -> Segment:
         """Open a segment for the one append that goes into it.
 
         Args:
@@ -179,6 +177,15 @@ class Volume(Protocol):
 
     async def open_file(self, record: Record) -> StoredFile | None:
         """Open the joined file for reading; None if it is not there any more."""
+
+    async def adopt_segments(self, upload_id: str, source_id: str, names: Mapping[str, str]) -> None:
+        """Give segments of another upload a second name in this one; repeatable.
+
+        Args:
+            upload_id: that gets them.
+            source_id: that has them, and keeps them.
+            names: name there -> name here.
+        """
 
     async def drop_segments(self, upload_id: str, names: Sequence[str]) -> None:
         """Delete these segments, as far as they exist."""

@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 from tornado.iostream import StreamClosedError, UnsatisfiableReadError
 
 from incomingd.storage.body import BodyCutError, CutReason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from tornado.iostream import IOStream
 
+T = TypeVar("T")
 READ_BYTES: Final = 256 * 1024
 """At the most so many bytes of one body are in memory."""
 CHUNK_LINE_BYTES: Final = 512
@@ -112,9 +113,7 @@ class HttpBody:
         if self._left == 0:
             self.ended = True
             return b""
-        data: bytes = await self._ready(
-            self._stream.read_bytes(min(self._left, READ_BYTES), partial=True)
-        )
+        data: bytes = await self._ready(self._stream.read_bytes(min(self._left, READ_BYTES), partial=True))
         self._left -= len(data)
         if self._left == 0:
             # Known now, and without another turn: a body is over with its last byte.
@@ -123,9 +122,7 @@ class HttpBody:
 
     async def _read_chunked(self) -> bytes:
         if self._left == 0:
-            line = await self._ready(
-                self._stream.read_until(b"\r\n", max_bytes=CHUNK_LINE_BYTES)
-            )
+            line = await self._ready(self._stream.read_until(b"\r\n", max_bytes=CHUNK_LINE_BYTES))
             match = _CHUNK_SIZE.fullmatch(line)
             if match is None:
                 self._break()
@@ -134,9 +131,7 @@ class HttpBody:
                 await self._read_trailers()
                 self.ended = True
                 return b""
-        data: bytes = await self._ready(
-            self._stream.read_bytes(min(self._left, READ_BYTES), partial=True)
-        )
+        data: bytes = await self._ready(self._stream.read_bytes(min(self._left, READ_BYTES), partial=True))
         self._left -= len(data)
         if self._left == 0 and await self._ready(self._stream.read_bytes(2)) != b"\r\n":
             self._break()
@@ -155,12 +150,14 @@ class HttpBody:
             if name.strip().lower() in TRAILERS_KEPT:
                 self.trailers[name.strip().lower()] = value.strip()
 
-    def _break(self) -> Any:
+    def _break(self) -> NoReturn:
         self._reason = CutReason.MALFORMED
         raise BodyCutError(CutReason.MALFORMED)
 
-    async def _ready(self, future: asyncio.Future[Any]) -> Any:
-        """Return the future's result, unless the body is cut or stalls before."""
+    async def _ready(self, awaited: Awaitable[T]) -> T:
+        """Return what is awaited, unless the body is cut or stalls before."""
+        # Tornado's streams return futures, though they say less.
+        future = cast("asyncio.Future[T]", awaited)
         if not future.done():
             await self._wait(future)
         try:
@@ -177,18 +174,13 @@ class HttpBody:
         limits = self._limits
         self._wake = asyncio.get_running_loop().create_future()
         before = self._monotonic()
-        await asyncio.wait(
-            (future, self._wake), timeout=limits.idle_s, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait((future, self._wake), timeout=limits.idle_s, return_when=asyncio.FIRST_COMPLETED)
         self._waited_s += self._monotonic() - before
         self._wake = None
         if self._reason is None:
             if not future.done():
                 self._reason = CutReason.STALLED
-            elif (
-                self._waited_s > limits.rate_after_s
-                and self.taken < self._waited_s * limits.bytes_per_s_min
-            ):
+            elif self._waited_s > limits.rate_after_s and self.taken < self._waited_s * limits.bytes_per_s_min:
                 self._reason = CutReason.TOO_SLOW
         if self._reason is not None:
             self._pending = future
@@ -203,14 +195,15 @@ class HttpBody:
         answer can be lost with it.
         """
         deadline = self._monotonic() + duration_s
-        future = self._pending
-        self._pending = None
+        pending, self._pending = self._pending, None
         while bytes_max > 0 and not self._stream.closed():
             left_s = deadline - self._monotonic()
             if left_s <= 0:
                 return
-            if future is None:
-                future = self._stream.read_bytes(READ_BYTES, partial=True)
+            future: asyncio.Future[Any] = pending or cast(
+                "asyncio.Future[bytes]", self._stream.read_bytes(READ_BYTES, partial=True)
+            )
+            pending = None
             if not future.done():
                 await asyncio.wait((future,), timeout=left_s)
             if not future.done():
@@ -220,7 +213,6 @@ class HttpBody:
                 bytes_max -= len(future.result() or b"")
             except (StreamClosedError, UnsatisfiableReadError):
                 return
-            future = None
 
 
 def _see(future: asyncio.Future[Any]) -> None:

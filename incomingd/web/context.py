@@ -43,9 +43,7 @@ class RequestContext:
             yield
 
 
-def request_context(
-    headers: httputil.HTTPHeaders, connection: Any, trusted: TrustedPeers
-) -> RequestContext:
+def request_context(headers: httputil.HTTPHeaders, connection: Any, trusted: TrustedPeers) -> RequestContext:
     """Return the context of a request.
 
     Args:
@@ -58,9 +56,7 @@ def request_context(
     match = _TRACEPARENT.fullmatch(traceparent.strip()) if traceparent else None
     peer = connection.address[0] if isinstance(connection.address, tuple) else None
     scheme = getattr(connection, "protocol", "http")
-    address, scheme, host = trusted.resolve(
-        peer=peer, scheme=scheme, host=headers.get("Host", ""), headers=headers
-    )
+    address, scheme, host = trusted.resolve(peer=peer, scheme=scheme, host=headers.get("Host", ""), headers=headers)
     return RequestContext(
         request_id=said_id if _REQUEST_ID.fullmatch(said_id) else secrets.token_hex(8),
         trace_id=match[1] if match else None,

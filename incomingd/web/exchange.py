@@ -136,7 +136,7 @@ class Exchange(httputil.HTTPMessageDelegate):
             self._write(self._reply, close=False)
         elif not self._ended:
             self._connection.set_close_callback(self.on_connection_close)
-            self._options.clock.spawn(self._answer_bodyless(), name="request")
+            _ = self._options.clock.spawn(self._answer_bodyless(), name="request")
 
     def on_connection_close(self) -> None:
         """Nobody reads an answer any more."""
@@ -201,7 +201,7 @@ class Exchange(httputil.HTTPMessageDelegate):
     def _start(self, reply: Reply, *, close: bool) -> bool:
         """Write the answer; return False where nobody is there to read it."""
         assert self._request is not None
-        if self._ended or self._connection.stream is None or self._connection.stream.closed():
+        if self._ended or self._connection.stream.closed():
             self._connection.close()
             return False
         headers = httputil.HTTPHeaders()
@@ -209,11 +209,8 @@ class Exchange(httputil.HTTPMessageDelegate):
         headers["X-Request-ID"] = self._request.context.request_id
         for name, value in reply.headers.items():
             headers[name] = value
-        if reply.status not in (204, 304):
-            if self._request.method != "HEAD":
-                headers["Content-Length"] = str(len(reply.body))
-            elif "Content-Length" not in headers:
-                headers["Content-Length"] = "0"
+        if reply.status not in (204, 304) and self._request.method != "HEAD":
+            headers["Content-Length"] = str(len(reply.body))
         if close or self._options.close_after_answer():
             headers["Connection"] = "close"
             seam: Any = self._connection
@@ -231,4 +228,3 @@ def _seen(written: Any) -> None:
     """A client that goes away while it is answered is nothing to report."""
     if not written.cancelled():
         written.exception()
-

@@ -43,6 +43,10 @@ class JsonHandler(web.RequestHandler):
         self.context = request_context(self.request.headers, connection.context, trusted)
         self._bound = self.context.bound()
         self._bound.__enter__()
+        self.decorate()
+
+    def decorate(self) -> None:
+        """Set the headers that every answer has, refusals too."""
         self.set_header("X-Request-ID", self.context.request_id)
         close_after_answer: Callable[[], bool] = self.settings["close_after_answer"]
         if close_after_answer():
@@ -78,14 +82,16 @@ class JsonHandler(web.RequestHandler):
         """Answer *value* as JSON."""
         self.set_status(status)
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n")
+        _ = self.finish(json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n")
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer a problem document."""
-        if not hasattr(self, "context"):
+        if hasattr(self, "context"):
+            self.decorate()
+        else:
             self._begin()
         status = self.status_of(refusal)
-        self.set_status(status, "Refused" if status == 460 else None)  # noqa: PLR2004 -- tus's own
+        self.set_status(status, "Refused" if status == 460 else None)
         self.set_header("Content-Type", problems.CONTENT_TYPE)
         if refusal.retry_after_s is not None:
             self.set_header("Retry-After", str(refusal.retry_after_s))
@@ -102,9 +108,7 @@ class JsonHandler(web.RequestHandler):
             detail=refusal.detail,
             address=self.context.address,
         )
-        self.finish(
-            problems.document(refusal, status=status, request_id=self.context.request_id)
-        )
+        _ = self.finish(problems.document(refusal, status=status, request_id=self.context.request_id))
 
     def status_of(self, refusal: Refusal) -> int:
         """Return the HTTP status of a refusal; a protocol may have its own."""
@@ -131,11 +135,11 @@ class JsonHandler(web.RequestHandler):
         error = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(error, Refusal):
             self.refuse(error)
-        elif status_code == 405:  # noqa: PLR2004 -- method not allowed
+        elif status_code == 405:
             self.refuse(Refusal(Code.METHOD_NOT_ALLOWED, f"Allowed here: {', '.join(self.methods())}."))
-        elif status_code == 404:  # noqa: PLR2004 -- not found
+        elif status_code == 404:
             self.refuse(Refusal(Code.PATH_UNKNOWN))
-        elif isinstance(error, web.HTTPError) and status_code < 500:  # noqa: PLR2004 -- 4xx
+        elif isinstance(error, web.HTTPError) and status_code < 500:
             self.refuse(Refusal(Code.BODY_MALFORMED, str(error.log_message or error.reason or "")))
         else:
             self.refuse(problems.internal_error())

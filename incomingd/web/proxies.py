@@ -53,11 +53,9 @@ class TrustedPeers:
         if not said:
             return peer, scheme, host
         if not self._trusted.trusts(peer or ""):
-            if len(self._told) < 16 and (peer or "") not in self._told:  # noqa: PLR2004 -- enough to see
+            if len(self._told) < 16 and (peer or "") not in self._told:
                 self._told.add(peer or "")
-                log.warning(
-                    events.PROXY_UNTRUSTED, address=peer or "unix", setting=self._setting
-                )
+                log.warning(events.PROXY_UNTRUSTED, address=peer or "unix", setting=self._setting)
             return peer, scheme, host
         if "Forwarded" in headers:
             hops = [dict(_forwarded(hop)) for hop in headers["Forwarded"].split(",")]

@@ -49,7 +49,7 @@ class Answer:
     ends_attempts: bool = False
 
 
-def callback(  # noqa: PLR0913 -- what a callback consists of
+def callback(
     record: Record,
     delivery: Delivery,
     *,
@@ -97,7 +97,7 @@ def signature_headers(secret: str, webhook_id: str, now: float, body: bytes) -> 
     }
 
 
-def _json(  # noqa: PLR0913 -- as above
+def _json(
     record: Record,
     delivery: Delivery,
     path: str | None,
@@ -134,10 +134,8 @@ def parse_answer(delivery_type: str, status: int, body: bytes) -> Answer:
         status: HTTP status.
         body: at most :data:`ANSWER_BYTES_MAX` of it.
     """
-    if not 200 <= status < 300:  # noqa: PLR2004 -- 2xx
-        return Answer(
-            "error", error=f"the web app answered {status}", ends_attempts=status == GONE
-        )
+    if not 200 <= status < 300:
+        return Answer("error", error=f"the web app answered {status}", ends_attempts=status == GONE)
     if delivery_type != COMPLETE:
         return Answer("ok")
     text = body.decode("utf-8", "replace").strip()
@@ -158,9 +156,7 @@ def parse_answer(delivery_type: str, status: int, body: bytes) -> Answer:
     if len(json.dumps(client_data).encode()) > CLIENT_DATA_BYTES_MAX:
         return Answer("error", error="the web app's `client_data` is larger than 4 KiB")
     within = said.get("confirm_within_s")
-    if within is not None and (
-        isinstance(within, bool) or not isinstance(within, int | float) or not within > 0
-    ):
+    if within is not None and (isinstance(within, bool) or not isinstance(within, int | float) or not within > 0):
         return Answer("error", error="the web app's `confirm_within_s` is no positive number")
     return Answer(
         result=said["result"],

@@ -22,9 +22,7 @@ def parse_metadata(text: str, *, size_max: int) -> tuple[tuple[str, str], ...]:
         Refusal: `metadata_malformed` or `metadata_too_large`.
     """
     if len(text) > size_max:
-        raise Refusal(
-            Code.METADATA_TOO_LARGE, f"Upload-Metadata may have {size_max} characters."
-        )
+        raise Refusal(Code.METADATA_TOO_LARGE, f"Upload-Metadata may have {size_max} characters.")
     if not text.strip():
         return ()
     pairs: dict[str, str] = {}
@@ -39,9 +37,7 @@ def parse_metadata(text: str, *, size_max: int) -> tuple[tuple[str, str], ...]:
         try:
             decoded = base64.b64decode(value.strip(), validate=True)
         except (binascii.Error, ValueError):
-            raise Refusal(
-                Code.METADATA_MALFORMED, "Upload-Metadata has a value that is not Base64."
-            ) from None
+            raise Refusal(Code.METADATA_MALFORMED, "Upload-Metadata has a value that is not Base64.") from None
         try:
             pairs[key] = decoded.decode("utf-8")
         except UnicodeDecodeError:

@@ -44,7 +44,7 @@ HEAD_STATUS: Final[dict[Code, int]] = {
     **STATUS,
     # Stock clients begin again from byte 0 after any answer to HEAD that is
     # neither 2xx nor 423; so nothing that passes by itself may be another.
-    **{code: 423 for code, problem in PROBLEMS.items() if problem.status >= 500},  # noqa: PLR2004 -- 5xx
+    **{code: 423 for code, problem in PROBLEMS.items() if problem.status >= 500},
     Code.PREEMPTED: 423,
 }
 """The same, to HEAD."""
@@ -95,9 +95,7 @@ def check_version(method: str, get_all: GetAll) -> None:
         return
     if version is None:
         if get_all("Upload-Draft-Interop-Version") or get_all("Upload-Complete"):
-            raise Refusal(
-                Code.PROTOCOL_NOT_OFFERED, "Resumable uploads as drafted by the IETF are not offered."
-            )
+            raise Refusal(Code.PROTOCOL_NOT_OFFERED, "Resumable uploads as drafted by the IETF are not offered.")
         if method in ("HEAD", "GET"):
             return
     raise Refusal(Code.VERSION_UNSUPPORTED)
@@ -136,9 +134,7 @@ def parse_creation(
         raise Refusal(Code.HEADER_MALFORMED, "Upload-Defer-Length must be 1.")
     if final_of is not None:
         if length is not None or deferred is not None:
-            raise Refusal(
-                Code.LENGTH_CONTRADICTORY, "A final upload's length is the sum of its parts."
-            )
+            raise Refusal(Code.LENGTH_CONTRADICTORY, "A final upload's length is the sum of its parts.")
         if has_body:
             raise Refusal(Code.CONCAT_FINAL, "A final upload takes no bytes.")
     elif length is None and deferred is None:
@@ -153,9 +149,7 @@ def parse_creation(
         if media_type(content_type) != OFFSET_TYPE:
             raise Refusal(Code.CONTENT_TYPE_WRONG, f"A body must be {OFFSET_TYPE}.")
         if length is not None and body_length is not None and body_length > length:
-            raise Refusal(
-                Code.LENGTH_EXCEEDED, f"{body_length} bytes come for a length of {length}."
-            )
+            raise Refusal(Code.LENGTH_EXCEEDED, f"{body_length} bytes come for a length of {length}.")
         body = Append(
             offset=0,
             body_length=body_length,
@@ -218,9 +212,7 @@ def _checksum(get_all: GetAll, trailing: Callable[[], Checksum] | None) -> Check
     if value is None:
         return None
     if trailing is not None:
-        raise Refusal(
-            Code.CHECKSUM_MALFORMED, "Upload-Checksum is both a header and announced as a trailer."
-        )
+        raise Refusal(Code.CHECKSUM_MALFORMED, "Upload-Checksum is both a header and announced as a trailer.")
     return parse_checksum(value)
 
 
@@ -290,9 +282,9 @@ def head_headers(resource: Resource) -> dict[str, str]:
         headers["Upload-Offset"] = str(resource.offset)
     if resource.length is not None:
         headers["Upload-Length"] = str(resource.length)
-    elif resource.length_deferred and resource.concat is None:
-        headers["Upload-Defer-Length"] = "1"
-    elif resource.length_deferred and resource.concat == "partial":
+    elif (resource.length_deferred and resource.concat is None) or (
+        resource.length_deferred and resource.concat == "partial"
+    ):
         headers["Upload-Defer-Length"] = "1"
     if resource.metadata is not None:
         headers["Upload-Metadata"] = resource.metadata

@@ -54,9 +54,7 @@ def upload_document(record: Record, *, offset: int, base_url: str | None) -> dic
         "created_at": timestamp(record.created_at),
         "expires_at": timestamp(record.expires_at) if record.status is Status.OPEN else None,
         "handover": handover_document(record),
-        "error": {"code": record.failure.code, "message": record.failure.message}
-        if record.failure
-        else None,
+        "error": {"code": record.failure.code, "message": record.failure.message} if record.failure else None,
     }
 
 
@@ -115,7 +113,5 @@ def status_document(record: Record, *, offset: int) -> dict[str, Any]:
             "expires_at": timestamp(record.expires_at) if record.status is Status.OPEN else None,
             "client_cancel": terms.client_cancel,
         },
-        "error": {"code": record.failure.code, "message": record.failure.message}
-        if record.failure
-        else None,
+        "error": {"code": record.failure.code, "message": record.failure.message} if record.failure else None,
     }

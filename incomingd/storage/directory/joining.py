@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 _COPY_BYTES: Final = 64 * 1024 * 1024
 """For one call of copy_file_range: the thread can be asked to end between two."""
-_NO_KERNEL_COPY: Final = frozenset(
-    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
-)
+_NO_KERNEL_COPY: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +49,7 @@ def join_pieces(
         sync_directory(target.parent)
 
 
-def _join_by_name(
-    piece: Piece, target: Path, *, mode: int, group: int | None, sync: bool
-) -> None:
+def _join_by_name(piece: Piece, target: Path, *, mode: int, group: int | None, sync: bool) -> None:
     fd = os.open(piece.path, os.O_RDWR | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)
@@ -110,9 +106,7 @@ def _copy(source: int, out: int, piece: Piece, at: int) -> None:
         size = min(piece.size - done, _COPY_BYTES)
         if in_kernel:
             try:
-                copied = os.copy_file_range(
-                    source, out, size, piece.skip + done, at + done
-                )
+                copied = os.copy_file_range(source, out, size, piece.skip + done, at + done)
             except OSError as error:
                 if error.errno not in _NO_KERNEL_COPY:
                     raise

@@ -31,7 +31,7 @@ from incomingd.storage.volume import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from incomingd.core.content import Content
     from incomingd.core.record import Record
@@ -42,7 +42,7 @@ T = TypeVar("T")
 FORMAT: Final = 1
 RECORD: Final = "record.json"
 GROUP_CHARS: Final = 2
-_SEGMENT_PREFIXES: Final = ("bytes.", "part-")
+_SEGMENT_PREFIXES: Final = ("bytes.", "part-", "from-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +160,7 @@ class DirectoryVolume:
             folder.mkdir()
         except FileExistsError:
             raise UploadExistsError(record.upload_id) from None
-        files.write_atomically(
-            folder / RECORD, codec.encode(record), sync=self._options.durable
-        )
+        files.write_atomically(folder / RECORD, codec.encode(record), sync=self._options.durable)
         if self._options.durable:
             files.sync_directory(group)
             if new_group:
@@ -244,9 +242,7 @@ class DirectoryVolume:
             offset = min(offset, content.length)
         return offset
 
-    async def open_segment(
-        self, upload_id: str, name: str, *, create: bool, size: int, sync: bool
-    ) -> FileSegment:
+    async def open_segment(self, upload_id: str, name: str, *, create: bool, size: int, sync: bool) -> FileSegment:
         """Open a segment for one append."""
         path = self._folder(upload_id) / name
 
@@ -271,9 +267,7 @@ class DirectoryVolume:
         for part in record.content.map:
             assert part.stop is not None, record.content
             if part.stop > part.start:
-                pieces.append(
-                    Piece(folder / part.segment, part.skip, part.stop - part.start)
-                )
+                pieces.append(Piece(folder / part.segment, part.skip, part.stop - part.start))
         join_pieces(
             pieces,
             self._file(record.upload_id),
@@ -297,6 +291,19 @@ class DirectoryVolume:
         except OSError as error:
             raise files.as_volume_error(error, "opening a file") from error
         return OpenFile(fd, os.fstat(fd).st_size, self._pool)
+
+    async def adopt_segments(self, upload_id: str, source_id: str, names: Mapping[str, str]) -> None:
+        """Give segments of another upload a second name in this one."""
+
+        def adopt() -> None:
+            here, there = self._folder(upload_id), self._folder(source_id)
+            for old, new in names.items():
+                with contextlib.suppress(FileExistsError):
+                    os.link(there / old, here / new)
+            if self._options.durable:
+                files.sync_directory(here)
+
+        await self._run("adopting segments", adopt)
 
     async def drop_segments(self, upload_id: str, names: Sequence[str]) -> None:
         """Delete these segments, as far as they exist."""
@@ -386,9 +393,7 @@ class DirectoryVolume:
         def bind() -> None:
             path = self._key_path(key)
             path.parent.mkdir(exist_ok=True)
-            files.write_atomically(
-                path, upload_id.encode("ascii") + b"\n", sync=self._options.durable
-            )
+            files.write_atomically(path, upload_id.encode("ascii") + b"\n", sync=self._options.durable)
 
         async with self._key_guard:
             await self._run("writing a key", bind)
@@ -428,9 +433,7 @@ class OpenFile:
     async def read(self, start: int, size: int) -> bytes:
         """Return up to *size* bytes from *start* on."""
         with translated("reading a file"):
-            return await asyncio.get_running_loop().run_in_executor(
-                self._pool, os.pread, self._fd, size, start
-            )
+            return await asyncio.get_running_loop().run_in_executor(self._pool, os.pread, self._fd, size, start)
 
     async def close(self) -> None:
         """Close it."""
@@ -463,9 +466,7 @@ def _identify(root: Path, new_id: str) -> str:
         if (root / "uploads").exists():
             msg = f"{root} has uploads but no volume.json that says which volume it is"
             raise VolumeUnavailableError(msg) from None
-        files.write_atomically(
-            path, json.dumps({"format": FORMAT, "id": new_id}).encode() + b"\n", sync=True
-        )
+        files.write_atomically(path, json.dumps({"format": FORMAT, "id": new_id}).encode() + b"\n", sync=True)
         return new_id
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{path} cannot be read: {error}"

@@ -1,0 +1,1 @@
+"""Wires everything, starts it and stops it."""

@@ -1,0 +1,272 @@
+"""One running instance: everything wired together, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from tornado.routing import AnyMatches, PathMatches, Rule, RuleRouter
+
+from incomingd import __version__, admin, backend_api
+from incomingd.clock import SystemClock
+from incomingd.core import ids
+from incomingd.core.record import Terms
+from incomingd.core.tenure import Identity
+from incomingd.daemon.listeners import Listener, ListenError
+from incomingd.engine.engine import Engine
+from incomingd.engine.events import Events
+from incomingd.engine.options import Durability, EngineOptions
+from incomingd.engine.owned import Services
+from incomingd.engine.upkeep import Upkeep
+from incomingd.frontends import pages
+from incomingd.frontends.uploads import PATTERN, UploadOptions, UploadResource
+from incomingd.handover import Handover, HandoverOptions
+from incomingd.handover.caller import HttpCaller
+from incomingd.log import events, get_logger
+from incomingd.registry.memory import MemoryRegistry
+from incomingd.storage.directory import DirectoryOptions, DirectoryVolume
+from incomingd.web.body import BodyLimits
+from incomingd.web.exchange import ExchangeOptions
+from incomingd.web.handler import JSON_BYTES_MAX
+from incomingd.web.proxies import TrustedPeers
+from incomingd.wire import tus
+
+if TYPE_CHECKING:
+    from incomingd.config import Settings
+
+log = get_logger()
+
+
+class Daemon:
+    """Made from settings; :meth:`start`, then :meth:`stop`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.started_at = time.monotonic()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._listeners: list[Listener] = []
+        self.clock = SystemClock()
+        self.volume = _open_volume(settings, self.clock)
+        self.identity = Identity(name=settings.instance, start_id=f"{self.clock.random_bits(128):032x}")
+        self.registry = MemoryRegistry(self.identity)
+        self.engine = Engine(
+            Services(
+                clock=self.clock,
+                volume=self.volume,
+                registry=self.registry,
+                identity=self.identity,
+                events=Events(),
+                options=engine_options(settings),
+                boot_id=self.volume.boot_id,
+            )
+        )
+        self.upkeep = Upkeep(self.engine, interval_s=settings.uploads.sweep_interval_s)
+        self.caller = HttpCaller(
+            timeout_s=settings.handover.timeout_s,
+            allowed=settings.handover.allowed_hosts,
+            concurrency=settings.handover.concurrency,
+        )
+        self.handover = Handover(self.engine, self.caller, handover_options(settings))
+        self.trusted = TrustedPeers(settings.public.trusted_proxies, setting="public.trusted_proxies")
+        self.exchange_options = ExchangeOptions(
+            clock=self.clock,
+            trusted=self.trusted,
+            body_limits=body_limits(settings),
+            close_after_answer=self._closes,
+        )
+        self.uploads = UploadResource(self.engine, self.exchange_options, upload_options(settings))
+
+    def _closes(self) -> bool:
+        return self.engine.state.close_after_answer
+
+    # -- listeners
+
+    def bind(self) -> None:
+        """Take the addresses.
+
+        Raises:
+            ListenError: one cannot be had; none is kept then.
+        """
+        settings = self.settings
+        public = RuleRouter(
+            [
+                Rule(PathMatches(PATTERN), self.uploads),
+                Rule(
+                    AnyMatches(),
+                    pages.application(self.engine, self.uploads.options, self.trusted, self._closes),
+                ),
+            ]
+        )
+        self._listen("public", settings.public.address, public, settings.public.tls)
+        shared = settings.admin.address == settings.backend.address
+        self._listen(
+            "backend",
+            settings.backend.address,
+            backend_api.application(self, with_admin=shared),
+            settings.backend.tls,
+        )
+        if not shared:
+            self._listen("admin", settings.admin.address, admin.application(self), settings.admin.tls)
+        try:
+            for listener in self._listeners:
+                listener.bind()
+        except ListenError:
+            for listener in self._listeners:
+                listener.stop()
+            raise
+
+    def _listen(self, name: str, address: Any, delegate: Any, tls: Any) -> None:
+        limits = self.settings.limits
+        self._listeners.append(
+            Listener(
+                name,
+                address,
+                delegate,
+                tls=tls,
+                header_bytes=limits.header_bytes,
+                idle_timeout_s=limits.idle_connection_timeout_s,
+                body_bytes=JSON_BYTES_MAX,
+                connections_max=limits.connections,
+            )
+        )
+
+    # -- life
+
+    async def start(self) -> None:
+        """Answer requests from now on; what a former run left is taken up beside it."""
+        self._tasks = [
+            self.clock.spawn(self.handover.run(), name="hand-over"),
+            self.clock.spawn(self.upkeep.run(), name="upkeep"),
+        ]
+        self.engine.state.ready()
+        for listener in self._listeners:
+            listener.start()
+        log.info(
+            events.DAEMON_READY,
+            listeners={listener.name: str(listener.address) for listener in self._listeners},
+            duration_s=round(time.monotonic() - self.started_at, 3),
+        )
+
+    async def stop(self, signal: str) -> None:
+        """Put everything down so that nothing that was acknowledged is lost."""
+        began = time.monotonic()
+        log.info(events.DAEMON_STOPPING, signal=signal, uploads=len(self.engine.live))
+        for listener in self._listeners:
+            listener.stop()
+        await self.engine.stop()
+        await self._let_end()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.caller.close()
+        for listener in self._listeners:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(listener.close(), timeout=2.0)
+        await self.registry.close()
+        await self.volume.close()
+        log.info(events.DAEMON_STOPPED, duration_s=round(time.monotonic() - began, 3))
+
+    async def _let_end(self) -> None:
+        """Wait until answers are written and callbacks answered, within the grace."""
+        deadline = time.monotonic() + self.settings.shutdown.grace_s
+        while time.monotonic() < deadline:
+            busy = self.handover.under_way or any(u.busy for u in self.engine.live)
+            if not busy:
+                # Answers that were just written still leave by the lingering close.
+                await asyncio.sleep(0.15)
+                return
+            await asyncio.sleep(0.02)
+
+
+def _open_volume(settings: Settings, clock: SystemClock) -> DirectoryVolume:
+    began = time.monotonic()
+    volume = DirectoryVolume.open(
+        settings.data_dir,
+        new_id=ids.spell(clock.random_bits(128), ids.VOLUME_CHARS),
+        holder={"instance": settings.instance, "pid": os.getpid()},
+        options=DirectoryOptions(
+            threads=settings.storage.threads,
+            file_mode=settings.files.mode,
+            file_group=_group_id(settings.files.group),
+            reserve_bytes=settings.limits.free_space_reserve_bytes,
+            durable=settings.durability != "none",
+        ),
+    )
+    log.info(
+        events.VOLUME_OPENED,
+        volume_id=volume.id,
+        volume_path=str(volume.root),
+        duration_s=round(time.monotonic() - began, 3),
+    )
+    return volume
+
+
+def _group_id(name: str | None) -> int | None:
+    if name is None:
+        return None
+    return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+
+
+# -- settings as each part wants them
+
+
+def engine_options(settings: Settings) -> EngineOptions:
+    """Return what the engine takes from the settings."""
+    return EngineOptions(
+        durability=Durability(settings.durability),
+        hold_s=settings.hold_s,
+        expires_in_s=settings.uploads.expires_in_s,
+        expires_in_max_s=settings.uploads.expires_in_max_s,
+        records_keep_s=settings.records.keep_s,
+        upload_bytes_max=settings.limits.upload_bytes,
+        confirm_timeout_s=settings.handover.confirm_timeout_s,
+        open_uploads_per_address=settings.limits.open_uploads_per_address,
+    )
+
+
+def handover_options(settings: Settings) -> HandoverOptions:
+    """Return what the hand-over takes from the settings."""
+    return HandoverOptions(
+        give_up_after_s=settings.handover.give_up_after_s,
+        confirm_timeout_s=settings.handover.confirm_timeout_s,
+        backoff_first_s=settings.handover.backoff_first_s,
+        backoff_max_s=settings.handover.backoff_max_s,
+        concurrency=settings.handover.concurrency,
+        backend_base_url=settings.backend.base_url,
+        public_base_url=settings.public.base_url,
+    )
+
+
+def body_limits(settings: Settings) -> BodyLimits:
+    """Return when a sender is too slow."""
+    return BodyLimits(
+        idle_s=settings.limits.body_idle_timeout_s,
+        bytes_per_s_min=settings.limits.body_min_bytes_per_s,
+        rate_after_s=settings.limits.body_min_rate_after_s,
+    )
+
+
+def upload_options(settings: Settings) -> UploadOptions:
+    """Return what the upload resource takes from the settings."""
+    return UploadOptions(
+        limits=tus.Limits(
+            upload_bytes_max=settings.limits.upload_bytes,
+            metadata_chars_max=settings.limits.metadata_bytes,
+            checksum_trailer=settings.tus.checksum_trailer,
+        ),
+        allowed_origins=settings.public.allowed_origins,
+        base_url=settings.public.base_url,
+        open_creation=settings.public.open_creation,
+        open_creation_terms=_open_terms,
+    )
+
+
+def _open_terms() -> Terms:
+    return Terms(finish_url="", secret="", after_handover="keep", open_creation=True)
+
+
+VERSION = __version__

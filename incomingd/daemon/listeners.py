@@ -1,0 +1,144 @@
+"""Listening: addresses, TLS, and how many connections at once."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any, Final
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets, bind_unix_socket
+
+from incomingd.config import Address, UnixAddress
+from incomingd.log import events, get_logger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tornado.httputil import HTTPServerConnectionDelegate
+    from tornado.iostream import IOStream
+
+    from incomingd.config.settings import Tls
+
+log = get_logger()
+
+READ_CHUNK_BYTES: Final = 128 * 1024
+BUFFER_BYTES: Final = 1024 * 1024
+"""At the most so much of a connection is in memory."""
+BACKLOG: Final = 1024
+
+
+class ListenError(Exception):
+    """An address that cannot be listened at; the text says which, and why."""
+
+
+class LimitedServer(HTTPServer):
+    """Tornado's server with an upper limit of open connections."""
+
+    name = ""
+    connections_max = 0
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        """Serve a connection, or close it where there are too many."""
+        if self.connections_max and len(self._connections) >= self.connections_max:
+            log.warning(events.CONNECTION_LIMIT_REACHED, listener=self.name, limit=self.connections_max)
+            stream.close()
+            return
+        super().handle_stream(stream, address)
+
+    @property
+    def open_connections(self) -> int:
+        """How many are open now."""
+        return len(self._connections)
+
+
+class Listener:
+    """One address with what answers there."""
+
+    def __init__(
+        self,
+        name: str,
+        address: Address,
+        delegate: HTTPServerConnectionDelegate,
+        *,
+        tls: Tls,
+        header_bytes: int,
+        idle_timeout_s: float,
+        body_bytes: int,
+        connections_max: int,
+    ) -> None:
+        self.name = name
+        self.address = address
+        self._tls = _tls_context(tls) if tls.enabled else None
+        self._server = LimitedServer(
+            delegate,
+            ssl_options=self._tls,
+            max_header_size=header_bytes,
+            idle_connection_timeout=idle_timeout_s,
+            max_body_size=body_bytes,
+            chunk_size=READ_CHUNK_BYTES,
+            max_buffer_size=BUFFER_BYTES,
+        )
+        self._server.name = name
+        self._server.connections_max = connections_max
+        self._sockets: list[socket.socket] = []
+
+    def bind(self) -> None:
+        """Take the address; connections wait until :meth:`start`.
+
+        Raises:
+            ListenError: it cannot be had.
+        """
+        try:
+            if isinstance(self.address, UnixAddress):
+                self._sockets = [bind_unix_socket(str(self.address.path), 0o660, BACKLOG)]
+            else:
+                self._sockets = bind_sockets(self.address.port, self.address.host, backlog=BACKLOG)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            msg = f"{self.name}.address: cannot listen at {self.address}: {reason}"
+            raise ListenError(msg) from error
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._server.add_sockets(self._sockets)
+
+    def stop(self) -> None:
+        """Take no more connections; open ones go on."""
+        self._server.stop()
+        if isinstance(self.address, UnixAddress):
+            _unlink(self.address.path)
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open now."""
+        return self._server.open_connections
+
+    def set_connections_max(self, connections_max: int) -> None:
+        """Allow so many connections from now on."""
+        self._server.connections_max = connections_max
+
+    def reload_tls(self, tls: Tls) -> None:
+        """Use the certificate that stands on the disk now, for new connections."""
+        if self._tls is not None and tls.enabled:
+            assert tls.cert is not None
+            assert tls.key is not None
+            self._tls.load_cert_chain(tls.cert, tls.key)
+            log.info(events.TLS_RELOADED, listener=self.name)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._server.close_all_connections()
+
+
+def _tls_context(tls: Tls) -> ssl.SSLContext:
+    assert tls.cert is not None
+    assert tls.key is not None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls.cert, tls.key)
+    return context
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)

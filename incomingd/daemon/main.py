@@ -1,0 +1,89 @@
+"""The command ``incomingd``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from incomingd import __version__, config
+from incomingd import log as logging_setup
+from incomingd.daemon.daemon import Daemon
+from incomingd.daemon.listeners import ListenError
+from incomingd.daemon.reload import Reloader
+from incomingd.log import events, get_logger
+from incomingd.storage.volume import VolumeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = get_logger()
+
+EXIT_CONFIG = 2
+EXIT_FAILED = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon in the foreground until it is told to stop; return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        line = config.parse(arguments)
+        if line.version:
+            sys.stdout.write(f"incomingd {__version__}\n")
+            return 0
+        loaded = config.load(arguments, os.environ)
+    except config.ConfigError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"incomingd: {problem}\n")
+        return EXIT_CONFIG
+    if line.print_config:
+        sys.stdout.write(config.render_effective(loaded))
+        return 0
+    if line.check_config:
+        sys.stdout.write(f"incomingd: {loaded.config_file or 'no file'}: the configuration is good\n")
+        return 0
+    settings = loaded.settings
+    logging_setup.configure(settings.log, instance=settings.instance, hidden=config.secrets_of(settings))
+    log.info(
+        events.DAEMON_STARTED,
+        version=__version__,
+        pid=os.getpid(),
+        config_file=str(loaded.config_file) if loaded.config_file else None,
+    )
+    try:
+        return asyncio.run(_run(loaded, arguments))
+    except (ListenError, VolumeError) as error:
+        log.error(events.DAEMON_CRASHED, reason=str(error))
+        return EXIT_FAILED
+    finally:
+        logging_setup.shutdown()
+
+
+async def _run(loaded: config.Loaded, arguments: Sequence[str]) -> int:
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[str] = loop.create_future()
+
+    def ask_to_stop(name: str) -> None:
+        if not stop.done():
+            stop.set_result(name)
+
+    daemon = Daemon(loaded.settings)
+    try:
+        daemon.bind()
+    except ListenError:
+        await daemon.volume.close()
+        raise
+    reloader = Reloader(daemon, loaded, arguments)
+    daemon.reload = reloader.reload
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask_to_stop, number.name)
+    loop.add_signal_handler(signal.SIGHUP, reloader.reload_logged)
+    await daemon.start()
+    await daemon.stop(await stop)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Reading the configuration again while the daemon runs."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import TYPE_CHECKING
+
+from incomingd import config
+from incomingd.log import events, get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from incomingd.daemon.daemon import Daemon
+
+log = get_logger()
+
+
+class Reloader:
+    """Replaces what can be replaced, or nothing at all."""
+
+    def __init__(self, daemon: Daemon, loaded: config.Loaded, arguments: Sequence[str]) -> None:
+        self._daemon = daemon
+        self._loaded = loaded
+        self._arguments = arguments
+
+    def reload(self) -> config.Changes:
+        """Read the configuration and apply what can change while running.
+
+        Raises:
+            config.ConfigError: it has mistakes; nothing was changed.
+        """
+        loaded = config.load(self._arguments, os.environ)
+        before = self._loaded.settings
+        found = config.changes(before, loaded.settings)
+        try:
+            self._daemon.apply(config.reloaded(before, loaded.settings))
+        except (OSError, ssl.SSLError) as error:
+            raise config.ConfigError([config.Problem(source="reload", key="tls", text=str(error))]) from error
+        self._loaded = loaded
+        return found
+
+    def reload_logged(self) -> None:
+        """The same, for the signal: what came of it stands in the log."""
+        try:
+            found = self.reload()
+        except config.ConfigError as error:
+            log.error(
+                events.CONFIG_RELOAD_REFUSED,
+                problems=[str(problem) for problem in error.problems],
+                config_file=str(self._loaded.config_file or ""),
+            )
+            return
+        (log.warning if found.needs_restart else log.info)(
+            events.CONFIG_RELOADED,
+            applied=[str(change) for change in found.applied],
+            needs_restart=[str(change) for change in found.needs_restart],
+            config_file=str(self._loaded.config_file or ""),
+        )

@@ -1,0 +1,113 @@
+"""Open creation: uploads that clients begin without a ticket.
+
+Parts of parallel uploads are uploads of their own here, since no ticket holds
+them together. They are never handed over and expire by themselves; a final
+upload takes second names of their bytes, so that it does not depend on how
+long they last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from incomingd.core.content import Content, concatenated
+from incomingd.core.errors import Code, Refusal
+from incomingd.core.status import Status
+from incomingd.engine import appending, ending
+from incomingd.engine.beginning import client_of
+from incomingd.storage.body import CutReason
+
+if TYPE_CHECKING:
+    from incomingd.core.commands import Creation, Resource
+    from incomingd.engine.engine import Engine
+    from incomingd.engine.owned import OwnedUpload
+
+
+async def begin_final(engine: Engine, upload: OwnedUpload, wanted: Creation, parts: tuple[str, ...]) -> Resource:
+    """Make a new upload of other uploads, now or when they are all complete.
+
+    Args:
+        engine: to reach the parts by.
+        upload: the new one.
+        wanted: what the client says.
+        parts: ids of the parts, in order and with repeats.
+
+    Raises:
+        Refusal: `concat_part_unknown`: one of them is no partial upload.
+    """
+    lengths = []
+    for part in parts:
+        try:
+            record = (await engine.view(part)).record
+        except Refusal as refusal:
+            raise Refusal(Code.CONCAT_PART_UNKNOWN, refusal.detail) from refusal
+        if not record.terms.open_creation or record.content.concat != "partial":
+            raise Refusal(Code.CONCAT_PART_UNKNOWN, "It is no partial upload.")
+        lengths.append(record.content.length)
+    known = all(length is not None for length in lengths)
+    if known:
+        appending.check_length(upload, None, sum(length or 0 for length in lengths))
+    async with upload.guard:
+        await upload.write(
+            replace(
+                upload.record,
+                client=client_of(wanted),
+                protocol=wanted.protocol,
+                beginnings=1,
+                final_of=parts,
+                content=Content(
+                    length=sum(length or 0 for length in lengths) if known else None,
+                    metadata=wanted.metadata,
+                    concat=wanted.concat,
+                ),
+            ),
+            sync=upload.syncs_acknowledgements,
+        )
+    for part in dict.fromkeys(parts):
+        async with engine.owning(part) as source, source.guard:
+            if upload.id not in source.record.wanted_by:
+                await source.write(
+                    replace(source.record, wanted_by=(*source.record.wanted_by, upload.id)),
+                    sync=source.syncs_acknowledgements,
+                )
+    await try_to_complete(engine, upload)
+    async with upload.guard:
+        await upload.look()
+        return upload.resource(None)
+
+
+async def try_to_complete(engine: Engine, upload: OwnedUpload) -> None:
+    """Complete a final upload if all its parts are there."""
+    record = upload.record
+    if record.status is not Status.OPEN or record.final_of is None:
+        return
+    contents: dict[str, Content] = {}
+    for index, part in enumerate(dict.fromkeys(record.final_of)):
+        async with engine.owning(part) as source:
+            turns = source.turns(None)
+            if turns.open is not None:
+                return
+            await turns.quiesce(turns.arrive(), CutReason.PREEMPTED, hold_s=upload.services.options.hold_s)
+            async with source.guard:
+                length = source.record.content.length
+                if source.record.status is not Status.OPEN or length is None or source.offsets.get(None, 0) != length:
+                    return
+                content = source.record.content.cut_at(length)
+                names = {r.segment: f"from-{index}.{r.segment}" for r in content.map if length}
+                await upload.services.volume.adopt_segments(upload.id, source.id, names)
+                contents[part] = replace(
+                    content,
+                    map=tuple(replace(r, segment=names[r.segment]) for r in content.map if length),
+                )
+    async with upload.guard:
+        if upload.record.status is Status.OPEN:
+            whole = concatenated(tuple(contents[part] for part in record.final_of))
+            await ending.complete_with(
+                upload,
+                replace(
+                    whole,
+                    metadata=upload.record.content.metadata,
+                    concat=upload.record.content.concat,
+                ),
+            )
