@@ -80,6 +80,11 @@ class Content:
         closed = [part.stop for part in self.map if part.stop is not None]
         return closed[-1] if closed else 0
 
+    @property
+    def closed(self) -> bool:
+        """Whether all bytes are in and none can be added."""
+        return self.length is not None and self.growing is None and self.noted_offset == self.length
+
     def cut_at(self, offset: int) -> Content:
         """Return this content with every range closed, ending at *offset*.
 

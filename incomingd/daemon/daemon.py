@@ -7,6 +7,7 @@ import contextlib
 import grp
 import os
 import time
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from tornado.routing import AnyMatches, PathMatches, Rule, RuleRouter
@@ -26,6 +27,7 @@ from incomingd.frontends import pages
 from incomingd.frontends.uploads import PATTERN, UploadOptions, UploadResource
 from incomingd.handover import Handover, HandoverOptions
 from incomingd.handover.caller import HttpCaller
+from incomingd import log as logging_setup
 from incomingd.log import events, get_logger
 from incomingd.registry.memory import MemoryRegistry
 from incomingd.storage.directory import DirectoryOptions, DirectoryVolume
@@ -170,6 +172,39 @@ class Daemon:
         await self.volume.close()
         log.info(events.DAEMON_STOPPED, duration_s=round(time.monotonic() - began, 3))
 
+    def apply(self, settings: Settings) -> None:
+        """Work with other settings from now on.
+
+        What can fail is done first, so that a failure leaves everything as it was.
+
+        Args:
+            settings: already without the changes that need a restart.
+
+        Raises:
+            OSError, ssl.SSLError: a certificate cannot be read.
+        """
+        tls = {
+            "public": settings.public.tls,
+            "backend": settings.backend.tls,
+            "admin": settings.admin.tls,
+        }
+        for listener in self._listeners:
+            listener.check_tls(tls[listener.name])
+        for listener in self._listeners:
+            listener.reload_tls(tls[listener.name])
+            listener.set_connections_max(settings.limits.connections)
+        self.settings = settings
+        self.engine.services.options = engine_options(settings)
+        self.upkeep.interval_s = settings.uploads.sweep_interval_s
+        self.upkeep.wake()
+        self.caller.timeout_s = settings.handover.timeout_s
+        self.caller.allowed = settings.handover.allowed_hosts
+        self.handover.options = handover_options(settings)
+        self.trusted.replace(settings.public.trusted_proxies)
+        self.exchange_options.body_limits = body_limits(settings)
+        take_over(self.uploads.options, upload_options(settings))
+        logging_setup.configure(settings.log, instance=settings.instance, hidden=secrets_of(settings))
+
     async def _let_end(self) -> None:
         """Wait until answers are written and callbacks answered, within the grace."""
         deadline = time.monotonic() + self.settings.shutdown.grace_s
@@ -209,6 +244,17 @@ def _group_id(name: str | None) -> int | None:
     if name is None:
         return None
     return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+
+
+def take_over(old: UploadOptions, new: UploadOptions) -> None:
+    """Change *old*, which several handlers hold, into *new*."""
+    for field in fields(new):
+        setattr(old, field.name, getattr(new, field.name))
+
+
+def secrets_of(settings: Settings) -> list[str]:
+    """Return what must never stand in the log."""
+    return [token.get_secret_value() for token in settings.backend.tokens]
 
 
 # -- settings as each part wants them
@@ -267,6 +313,3 @@ def upload_options(settings: Settings) -> UploadOptions:
 
 def _open_terms() -> Terms:
     return Terms(finish_url="", secret="", after_handover="keep", open_creation=True)
-
-
-VERSION = __version__

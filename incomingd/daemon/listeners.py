@@ -118,6 +118,15 @@ class Listener:
         """Allow so many connections from now on."""
         self._server.connections_max = connections_max
 
+    def check_tls(self, tls: Tls) -> None:
+        """Read the certificate that stands on the disk now, without using it.
+
+        Raises:
+            OSError, ssl.SSLError: it cannot be read, or the key is not its.
+        """
+        if self._tls is not None and tls.enabled:
+            _tls_context(tls)
+
     def reload_tls(self, tls: Tls) -> None:
         """Use the certificate that stands on the disk now, for new connections."""
         if self._tls is not None and tls.enabled:

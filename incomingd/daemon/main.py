@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from incomingd import __version__, config
 from incomingd import log as logging_setup
-from incomingd.daemon.daemon import Daemon
+from incomingd.daemon.daemon import Daemon, secrets_of
 from incomingd.daemon.listeners import ListenError
 from incomingd.daemon.reload import Reloader
 from incomingd.log import events, get_logger
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"incomingd: {loaded.config_file or 'no file'}: the configuration is good\n")
         return 0
     settings = loaded.settings
-    logging_setup.configure(settings.log, instance=settings.instance, hidden=config.secrets_of(settings))
+    logging_setup.configure(settings.log, instance=settings.instance, hidden=secrets_of(settings))
     log.info(
         events.DAEMON_STARTED,
         version=__version__,

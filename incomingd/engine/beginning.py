@@ -35,21 +35,23 @@ async def begin(upload: OwnedUpload, wanted: Creation) -> Resource:
     Raises:
         Refusal: the ticket does not allow it, or it is too late.
     """
-    turns = upload.turns(None)
-    arrival = turns.arrive()
-    await turns.take(arrival, hold_s=upload.services.options.hold_s)
     repeated = _repeated(upload, wanted)
     if repeated is not None:
         return repeated
     _refuse_unsuitable(upload, wanted)
-    await upload.quiesce_all(CutReason.PREEMPTED)
+    turns = upload.turns(None)
+    arrival = turns.arrive()
+    await turns.take(arrival, hold_s=upload.services.options.hold_s)
+    await upload.quiesce_all(CutReason.PREEMPTED, but=None)
     async with upload.guard:
+        turns.check_newest(arrival)
         repeated = _repeated(upload, wanted)
         if repeated is not None:
             return repeated
         client = _suitable_client(upload, wanted)
         if wanted.length is not None:
-            await refuse_without_room(upload, wanted.length)
+            # What a former beginning holds gives way to this one.
+            await refuse_without_room(upload, max(wanted.length - upload.offsets.get(None, 0), 0))
         first = upload.record.beginnings == 0
         record, dropped = await _emptied(upload)
         record = replace(

@@ -57,12 +57,7 @@ def _exact_length(upload: OwnedUpload, part: str | None) -> int | None:
 
 
 def _part_done(content: Content | None) -> bool:
-    return (
-        content is not None
-        and content.length is not None
-        and content.growing is None
-        and content.noted_offset == content.length
-    )
+    return content is not None and content.closed
 
 
 async def complete_target(upload: OwnedUpload, part: str | None) -> None:
@@ -141,9 +136,7 @@ async def _join(upload: OwnedUpload) -> None:
                 await services.volume.join(upload.record)
                 async with upload.guard:
                     if not _is_complete(upload):
-                        # Cancelled meanwhile; the file that was made goes, too.
-                        await services.volume.drop_bytes(upload.record, file_too=True)
-                        return
+                        break
                     await upload.write(replace(upload.record, joined=True), sync=upload.syncs_completion)
                 await services.volume.drop_bytes(upload.record, file_too=False)
             except VolumeError as error:
@@ -158,6 +151,9 @@ async def _join(upload: OwnedUpload) -> None:
                 )
         if upload.record.joined:
             services.events.tell(Told.WHOLE, upload.record)
+        elif upload.record.status.gone:
+            # Cancelled under the join, which may have left its file behind.
+            await services.volume.drop_bytes(upload.record, file_too=True)
     finally:
         upload.busy -= 1
 
@@ -319,6 +315,9 @@ async def app_refused(
             # The app need not be told what it has just said.
             notify="upload.failed" if by_deadline else None,
             handover=_settled(record, message=message, client_data=client_data),
+            # An app that has crashed has not refused: its file stays as long as
+            # the record does.
+            keep_file=by_deadline,
         )
 
 

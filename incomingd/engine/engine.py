@@ -135,7 +135,7 @@ class Engine:
             upload_id: whose.
             change: from the record to the new one; may raise a Refusal.
         """
-        async with refusing(), self._using(upload_id) as upload:
+        async with refusing(), self._changing(upload_id) as upload:
             async with upload.guard:
                 if upload.record.status.final:
                     raise Refusal(Code.TOO_LATE, f"The upload is {upload.record.status.value}.")
@@ -337,7 +337,7 @@ class Engine:
 
     async def terminate(self, upload_id: str, part: str | None) -> None:
         """End an upload because its client does not want it any more."""
-        async with refusing(), self._using(upload_id) as upload:
+        async with refusing(), self._changing(upload_id) as upload:
             upload.refuse_if_gone()
             upload.target(part)
             if part is not None:
@@ -354,7 +354,7 @@ class Engine:
 
     async def cancel(self, upload_id: str, reason: str) -> View:
         """End an upload because the web app does not want it any more."""
-        async with refusing(), self._using(upload_id) as upload:
+        async with refusing(), self._changing(upload_id) as upload:
             await ending.cancel(upload, reason=reason, by_client=False)
             log.info(events.UPLOAD_CANCELLED, upload_id=upload_id, reason="web app")
             return View(upload.record, 0)
@@ -379,7 +379,7 @@ class Engine:
                 watcher = self.services.events.watch(upload_id)
         finally:
             self.services.events.unwatch(upload_id, watcher)
-        async with refusing(), self._using(upload_id) as upload:
+        async with refusing(), self._changing(upload_id) as upload:
             if upload.record.status is not Status.AWAITING_APP:
                 raise Refusal(Code.NOT_WAITING, f"The upload is {upload.record.status.value}.")
             if done:
@@ -426,6 +426,9 @@ class Engine:
         """Delete the record of an upload that ended long ago."""
         if record.upload_id in self._live:
             await self._evict(self._live[record.upload_id])
+        if record.status is Status.FAILED:
+            # The web app never said what became of the file: it was kept till now.
+            await self.services.volume.drop_bytes(record, file_too=True)
         await self.services.volume.remove(record.upload_id)
         self.services.events.tell(Told.FORGOTTEN, record)
 
@@ -482,11 +485,22 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def _using(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
-        """Own an upload that can still change; others are only shown."""
-        live = self._live.get(upload_id)
-        if live is None:
+        """Own an upload that takes bytes; any other is answered from its record."""
+        async with self._unless(lambda status: status is not Status.OPEN, upload_id) as upload:
+            yield upload
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
+        """Own an upload whose status can still change."""
+        async with self._unless(lambda status: status.final, upload_id) as upload:
+            yield upload
+
+    @contextlib.asynccontextmanager
+    async def _unless(self, shown: Callable[[Status], bool], upload_id: str) -> AsyncIterator[OwnedUpload]:
+        """Own an upload, unless its record says all there is to be said."""
+        if upload_id not in self._live:
             record = await self._read(upload_id)
-            if record.status.final:
+            if shown(record.status):
                 length = record.content.length or 0
                 yield OwnedUpload(record, {None: length}, self.services)
                 return

@@ -25,6 +25,8 @@ from incomingd.storage.body import CutReason
 from incomingd.storage.volume import ClaimTakenError
 
 if TYPE_CHECKING:
+    from types import EllipsisType
+
     from incomingd.clock import Clock
     from incomingd.core.content import Content
     from incomingd.core.record import Record
@@ -142,6 +144,8 @@ class OwnedUpload:
         record = self.record
         content = self.target(part)
         offset: int | None = self.offsets.get(part, 0)
+        if part is not None and content.closed:
+            offset = content.length
         if part is None:
             if record.status.whole:
                 offset = content.length
@@ -234,11 +238,12 @@ class OwnedUpload:
 
     # -- coming to rest
 
-    async def quiesce_all(self, reason: CutReason) -> None:
-        """Cut every append and return when all are at rest."""
+    async def quiesce_all(self, reason: CutReason, *, but: str | None | EllipsisType = ...) -> None:
+        """Cut every append, except on the target *but*; return when all are at rest."""
         hold_s = self.services.options.hold_s
-        for turns in list(self._turns.values()):
-            await turns.quiesce(turns.arrive(), reason, hold_s=hold_s)
+        for target, turns in list(self._turns.items()):
+            if target != but:
+                await turns.quiesce(turns.arrive(), reason, hold_s=hold_s)
 
     async def rest(self) -> None:
         """Note the offsets durably: after this a restart loses nothing of them.
