@@ -1,6 +1,8 @@
 """The configuration of `incomingd`: keys, sources, checks, reload, and the reference that is made from them."""
 
+from incomingd.config.changes import Change, Changes, changes, reloaded
 from incomingd.config.commandline import CommandLine, parse
+from incomingd.config.effective import render_effective
 from incomingd.config.errors import ConfigError, Problem
 from incomingd.config.loading import DEFAULT_FILE, Loaded, load
 from incomingd.config.settings import Settings
@@ -19,6 +21,8 @@ from incomingd.config.values import (
 __all__ = [
     "DEFAULT_FILE",
     "Address",
+    "Change",
+    "Changes",
     "CommandLine",
     "ConfigError",
     "HostRule",
@@ -31,7 +35,10 @@ __all__ = [
     "TcpAddress",
     "TrustedProxies",
     "UnixAddress",
+    "changes",
     "load",
     "parse",
     "parse_address",
+    "reloaded",
+    "render_effective",
 ]

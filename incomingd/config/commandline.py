@@ -74,6 +74,8 @@ def _unknown(rest: Sequence[str]) -> list[Problem]:
     problems: list[Problem] = []
     after_option = False
     for argument in rest:
+        if argument == "--":
+            continue
         if argument.startswith("--"):
             option = argument.partition("=")[0]
             name = option.removeprefix("--")

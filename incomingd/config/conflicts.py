@@ -8,6 +8,7 @@ from incomingd.config.errors import Problem
 from incomingd.config.keys import Key, keys, value_of
 from incomingd.config.secret_files import readable_by_others
 from incomingd.config.settings import Admin, Backend, Public, Settings, Tls
+from incomingd.config.text import dump
 
 _TOKEN_CHARS_GOOD: Final = 16
 # What cannot be more than what, each pair of one unit.
@@ -22,9 +23,10 @@ def conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     """Find what contradicts. Yields the keys that have a part in it, the one to blame first, and a sentence."""
     yield from _certificates(settings)
     yield from _listeners(settings)
+    texts = dump(settings)
     for less, more in _ORDERED:
         if cast("float", value_of(settings, less)) > cast("float", value_of(settings, more)):
-            yield (less, more), f"{less} is more than {more}"
+            yield (less, more), f"{less} ({texts[less]}) is more than {more} ({texts[more]})"
 
 
 def _certificates(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -18,7 +18,7 @@ from incomingd.config.keys import Key, keys, value_of
 from incomingd.config.raw import Raw, Reading
 from incomingd.config.secret_files import read_secrets
 from incomingd.config.settings import Settings, Tls
-from incomingd.config.values import parse_optional, parse_path
+from incomingd.config.values import none_word, parse_optional, parse_path
 from incomingd.config.yaml_file import read_file
 
 DEFAULT_FILE: Final = Path("/etc/incomingd/incomingd.yaml")
@@ -102,18 +102,27 @@ def _settle(sources: Sequence[Reading], problems: list[Problem]) -> dict[str, Ra
     secrets = [key.name for key in keys().values() if key.secret]
     for source in sources:
         for secret in secrets:
-            twin = f"{secret}_file"
-            if secret in source.values and twin in source.values:
-                message = f"{secret} and {twin} are both set; only one can be"
-                problems.append(Problem("conflict", source.values[twin].source, twin, message))
-            elif secret in source.values:
-                values.pop(twin, None)
-            elif twin in source.values:
-                values.pop(secret, None)
+            _settle_twins(secret, source, values, problems)
         values.update(source.values)
     for secret in secrets:
         _follow_twin(secret, values, problems)
     return values
+
+
+def _settle_twins(secret: str, source: Reading, values: dict[str, Raw], problems: list[Problem]) -> None:
+    """Let a source that says one of a secret and its file silence what weaker sources say of the other."""
+    twin = f"{secret}_file"
+    here = [name for name in (secret, twin) if name in source.values]
+    # With both, `none` in one only says again that it is the other that counts, as what `--print-config` prints does.
+    set_here = [name for name in here if none_word(source.values[name].value) is not None]
+    if len(set_here) > 1:
+        message = f"{secret} and {twin} are both set; only one can be"
+        problems.append(Problem("conflict", source.values[twin].source, twin, message))
+    elif here:
+        values.pop(secret, None)
+        values.pop(twin, None)
+        if set_here == [twin]:
+            source.values.pop(secret, None)
 
 
 def _follow_twin(secret: str, values: dict[str, Raw], problems: list[Problem]) -> None:

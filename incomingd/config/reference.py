@@ -8,7 +8,7 @@ import yaml
 
 from incomingd.config.keys import Key, keys
 from incomingd.config.settings import Group, Settings
-from incomingd.config.text import dump, duration_text
+from incomingd.config.text import dump, duration_text, yaml_text
 
 _WIDTH: Final = 100
 
@@ -89,7 +89,7 @@ def json_schema() -> dict[str, Any]:
 def default_text(key: Key) -> str:
     """Write a key's default as it stands in the YAML file; for one that depends on something, what it is as a rule."""
     default = key.field.default
-    return default if isinstance(default, str) else dump(Settings())[key.name]
+    return yaml_text(default) if isinstance(default, str) else dump(Settings())[key.name]
 
 
 def default_in_words(key: Key) -> str:

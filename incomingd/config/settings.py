@@ -50,7 +50,7 @@ ClientAddress = Literal["full", "masked", "none"]
 
 def setting(  # noqa: PLR0913 - one parameter for each thing that is said of a key; all by name
     *,
-    default: Any = PydanticUndefined,  # noqa: ANN401 - of whatever kind the annotation of the key says
+    default: Any = PydanticUndefined,
     default_from: Callable[[dict[str, Any]], Any] | None = None,
     what: str,
     why: str,
@@ -60,7 +60,7 @@ def setting(  # noqa: PLR0913 - one parameter for each thing that is said of a k
     secret: bool = False,
     ge: float | None = None,
     le: float | None = None,
-) -> Any:  # noqa: ANN401 - as `pydantic.Field`
+) -> Any:
     """Declare a key.
 
     `what` it is and `why` one would change it are sentences; `reload`: whether it can change while the daemon runs;
@@ -180,7 +180,7 @@ class Backend(Group):
         default_text="made from backend.address",
         what="What stands before the path in the download URLs that callbacks tell web apps.",
         why="Set it where web apps reach this listener under another name, or where it is a Unix socket.",
-        reload=True,
+        reload=False,
     )
     tokens: TokenList = setting(
         default=(),
@@ -571,7 +571,7 @@ class Settings(Group):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill(cls, data: Any) -> Any:  # noqa: ANN401 - as pydantic hands it over
+    def _fill(cls, data: Any) -> Any:
         """Fill in the defaults that depend on another group: admin.address, admin.tls and instance."""
         if not isinstance(data, dict):
             return data

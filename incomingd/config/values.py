@@ -300,7 +300,7 @@ class Origins:
             return False
 
     def __str__(self) -> str:
-        return "all" if self.entries is None else ", ".join(self.entries)
+        return "all" if self.entries is None else ", ".join(self.entries) or "none"
 
 
 def parse_origins(value: object) -> Origins:
@@ -406,7 +406,7 @@ class Hosts:
         return self.rules is None or any(rule.matches(plain, port) for rule in self.rules)
 
     def __str__(self) -> str:
-        return "all" if self.rules is None else ", ".join(map(str, self.rules))
+        return "all" if self.rules is None else ", ".join(map(str, self.rules)) or "none"
 
 
 def parse_hosts(value: object) -> Hosts:
@@ -414,7 +414,12 @@ def parse_hosts(value: object) -> Hosts:
     if isinstance(value, Hosts):
         return value
     texts = _each_text(value)
-    return Hosts(None) if texts == ["all"] else Hosts(tuple(_host_rule(text) for text in texts))
+    if texts == ["all"]:
+        return Hosts(None)
+    if "all" in texts:
+        msg = "'all' is not one host among others; it stands alone"
+        raise ValueError(msg)
+    return Hosts(tuple(_host_rule(text) for text in texts))
 
 
 def _host_rule(text: str) -> HostRule:
