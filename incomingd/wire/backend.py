@@ -41,7 +41,7 @@ LENGTH_MAX: Final = 10**18 - 1
 URL_CHARS_MAX: Final = 2000
 SECRET_BYTES_MIN: Final = 24
 SECRET_BYTES_MAX: Final = 64
-SECRET_PREFIX: Final = "whsec_"
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 -- a mark, not a secret
 LABELS_MAX: Final = 8
 LABEL_CHARS_MAX: Final = 64
 LIST_ITEMS_MAX: Final = 64
@@ -276,7 +276,7 @@ class TicketDocument(Document):
     digest: Annotated[str | None, AfterValidator(_digest), WithJsonSchema({"enum": [None, "none"]})] = Field(
         None, description="null: digests of whole files are not offered by this version"
     )
-    client_cancel: bool = Field(True, description="true or false: whether the client may cancel the upload")
+    client_cancel: bool = Field(default=True, description="true or false: whether the client may cancel the upload")
     events: Annotated[
         list[Annotated[str, AfterValidator(_callback_type), WithJsonSchema({"enum": ["started"]})]],
         Field(max_length=LIST_ITEMS_MAX),
@@ -357,6 +357,10 @@ class FinishDocument(Document):
     )
 
 
+class NothingDocument(Document):
+    """A call that needs to be told nothing."""
+
+
 D = TypeVar("D", bound=Document)
 
 
@@ -402,9 +406,9 @@ def invalid(errors: Sequence[dict[str, str]]) -> Refusal:
         errors: each with `field` (empty: the document as a whole) and `expected`.
     """
     first = errors[0]
-    detail = f"{first['field'] or 'The body'}: expected {first['expected']}."
+    detail = f"{first['field'] or 'The body'}: expected {first['expected']}"
     if len(errors) > 1:
-        detail = f"{detail[:-1]}; and {len(errors) - 1} more."
+        detail = f"{detail}; and {len(errors) - 1} more mistakes"
     return Refusal(Code.FIELD_INVALID, detail, extra={"errors": list(errors[:ERRORS_MAX])})
 
 
@@ -434,8 +438,9 @@ def _mistake(kind: type[Document], detail: ErrorDetails) -> tuple[str, str]:
     known = kind.model_fields.get(top)
     if known is None:
         near = difflib.get_close_matches(top, kind.model_fields, n=1)
-        hint = f"; did you mean `{near[0]}`?" if near else f" (known: {', '.join(kind.model_fields)})"
-        return _text_or(top), f"no such field{hint}"
+        if near:
+            return _shown(top), f"a known field: did you mean `{near[0]}`?"
+        return _shown(top), f"one of {', '.join(kind.model_fields)}" if kind.model_fields else "no field at all"
     index = next((part for part in detail["loc"][1:] if isinstance(part, int)), None)
     field = top if index is None else f"{top}[{index}]"
     if detail["type"] == "value_error":
@@ -443,7 +448,7 @@ def _mistake(kind: type[Document], detail: ErrorDetails) -> tuple[str, str]:
     return field, known.description or detail["msg"]
 
 
-def _text_or(name: str) -> str:
+def _shown(name: str) -> str:
     """Return a name that came from outside so that it can be shown."""
     return names.clean_value(name)[:LABEL_CHARS_MAX]
 

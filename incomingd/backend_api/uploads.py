@@ -1,0 +1,187 @@
+"""Tickets and what becomes of them; thin: JSON -> engine -> JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from incomingd.backend_api.api import PREFIX, BackendHandler
+from incomingd.core.errors import Code, Refusal
+from incomingd.core.status import Status
+from incomingd.engine import listing
+from incomingd.engine.engine import View
+from incomingd.log import events, get_logger
+from incomingd.storage.volume import VolumeError
+from incomingd.wire import backend as wire
+from incomingd.wire.listing import parse_query
+
+if TYPE_CHECKING:
+    from incomingd.core.record import Record
+    from incomingd.wire.backend import TicketDocument
+
+log = get_logger()
+
+CREATES_AT_ONCE: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A ticket that a call has led to."""
+
+    record: Record
+    new: bool
+
+
+class UploadsHandler(BackendHandler):
+    """``/uploads``: create tickets, list uploads."""
+
+    async def post(self) -> None:
+        """Create one ticket, or many; none is made unless all can be."""
+        document = self.document()
+        rules = self.api.rules()
+        key = wire.idempotency_key(self.request.headers.get("Idempotency-Key"))
+        if isinstance(document, list):
+            tickets = wire.parse_tickets(document, rules)
+            made = await self._create_all(tickets, key)
+            self.answer([self._told(one) for one in made], status=201)
+            return
+        ticket = wire.parse(wire.TicketDocument, document, rules)
+        one = await self._create(ticket, key)
+        self.set_header("Location", f"{PREFIX}/uploads/{one.record.upload_id}")
+        self.answer(self._told(one), status=201)
+
+    async def get(self) -> None:
+        """List uploads."""
+        arguments = {name: self.get_query_arguments(name) for name in self.request.query_arguments}
+        found = await listing.page(self.api.engine, parse_query(arguments))
+        self.answer(
+            {
+                "uploads": [self.api.upload(view) for view in found.views],
+                "next_page": str(found.following) if found.following is not None else None,
+                "partial": False,
+            }
+        )
+
+    head = get
+
+    async def _create(self, ticket: TicketDocument, key: str | None) -> Made:
+        terms = ticket.terms(new_secret=self.api.new_secret(), traceparent=self.context.traceparent)
+        record, new = await self.api.engine.create(terms, expires_in_s=ticket.expires_in_s, key=key)
+        if new:
+            log.info(
+                events.TICKET_CREATED,
+                upload_id=record.upload_id,
+                length=record.length,
+                address=self.context.address,
+            )
+        else:
+            _check_same_secret(ticket, record)
+        return Made(record, new)
+
+    async def _create_all(self, tickets: list[TicketDocument], key: str | None) -> list[Made]:
+        """Create all of them, or none."""
+        made: list[Made] = []
+        for start in range(0, len(tickets), CREATES_AT_ONCE):
+            results = await asyncio.gather(
+                *(
+                    # A line break cannot stand in a header: no single ticket's key is like these.
+                    self._create(ticket, None if key is None else f"{key}\n{index}")
+                    for index, ticket in enumerate(tickets[start : start + CREATES_AT_ONCE], start)
+                ),
+                return_exceptions=True,
+            )
+            made += [one for one in results if isinstance(one, Made)]
+            failed = [one for one in results if isinstance(one, BaseException)]
+            if failed:
+                await self._take_back(made)
+                raise failed[0]
+        return made
+
+    async def _take_back(self, made: list[Made]) -> None:
+        """Forget tickets of which nobody will ever hear."""
+        try:
+            for one in made:
+                if one.new:
+                    await self.api.engine.forget(one.record)
+        except VolumeError as error:
+            # They hold no byte, and expire.
+            log.error(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
+
+    def _told(self, made: Made) -> dict[str, Any]:
+        upload = self.api.upload(View(made.record, made.record.content.noted_offset))
+        if made.new and not made.record.terms.secret_given:
+            upload["secret"] = wire.told_secret(made.record.terms)
+        return upload
+
+
+def _check_same_secret(ticket: TicketDocument, record: Record) -> None:
+    """Refuse a web app that has hit upon the key of another one's ticket."""
+    terms = record.terms
+    given = ticket.secret
+    if (given is not None) != terms.secret_given or (given is not None and not wire.secret_fits(given, terms)):
+        raise Refusal(Code.SECRET_WRONG, "This Idempotency-Key belongs to an upload with another secret.")
+
+
+class UploadHandler(BackendHandler):
+    """``/uploads/<id>``: look at an upload, change its terms."""
+
+    async def get(self, upload_id: str) -> None:
+        """Look."""
+        self.answer(self.api.upload(await self.view(upload_id)))
+
+    head = get
+
+    async def patch(self, upload_id: str) -> None:
+        """Change; what is left out stays."""
+        view = await self.view(upload_id)
+        change = wire.parse(wire.ChangeDocument, self.document(), self.api.rules())
+        engine = self.api.engine
+
+        def changed(record: Record) -> Record:
+            offset = next((live.live_offset() for live in engine.live if live.id == record.upload_id), view.offset)
+            return wire.changed(record, change, offset=offset, now=engine.services.clock.now())
+
+        self.answer(self.api.upload(await engine.change(view.record.upload_id, changed)))
+
+
+class CancelHandler(BackendHandler):
+    """``/uploads/<id>/cancel``."""
+
+    async def post(self, upload_id: str) -> None:
+        """Cancel; repeats get the same answer."""
+        view = await self.view(upload_id)
+        document = wire.parse(wire.CancelDocument, self.document(default={}))
+        self.answer(self.api.upload(await self.api.engine.cancel(view.record.upload_id, document.reason)))
+
+
+class FinishHandler(BackendHandler):
+    """``/uploads/<id>/finish``: after a ``wait``."""
+
+    async def post(self, upload_id: str) -> None:
+        """Hear what came of the file."""
+        view = await self.view(upload_id)
+        document = wire.parse(wire.FinishDocument, self.document())
+        done = document.outcome == "done"
+        try:
+            view = await self.api.engine.confirm(
+                view.record.upload_id, done=done, message=document.message, client_data=document.client_data
+            )
+        except Refusal as refusal:
+            if refusal.code is not Code.NOT_WAITING:
+                raise
+            # A web app whose first call was answered into the void says the same again.
+            view = await self.api.engine.view(view.record.upload_id)
+            if view.record.status is not (Status.FINISHED if done else Status.FAILED):
+                raise
+        self.answer(self.api.upload(view))
+
+
+class RedeliverHandler(BackendHandler):
+    """``/uploads/<id>/redeliver``."""
+
+    async def post(self, upload_id: str) -> None:
+        """Make the callback again, with its old id."""
+        view = await self.view(upload_id)
+        wire.parse(wire.NothingDocument, self.document(default={}))
+        self.answer(self.api.upload(await self.api.engine.redeliver(view.record.upload_id)))
