@@ -51,7 +51,8 @@ export class Resource {
       return await transport({
         method,
         url: this.#url + path,
-        headers: { 'Tus-Resumable': '1.0.0', ...headers },
+        // The status is not tus: without that header a page of another origin needs no preflight for it.
+        headers: { ...(method !== 'GET' && { 'Tus-Resumable': '1.0.0' }), ...headers },
         signal: limit.signal,
         ...(body && { body }),
         // What is still on its way to us from a request that has been given up must not move any counter.

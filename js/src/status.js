@@ -57,7 +57,7 @@ function outcomeOf(status, bytes_missing, handover, error) {
   }
   if (handover.state === 'refused') {
     const message = textOf(handover.message, error.message) || 'The application does not take this file.';
-    return { event: 'fail', problem: { code: 'refused', message } };
+    return { event: 'fail', problem: { code: textOf(error.code) || 'refused', message } };
   }
   const message = textOf(error.message, handover.message);
   if (status === 'cancelled') {

@@ -244,7 +244,8 @@ export class Upload {
     return this.#cancel_msg;
   }
 
-  /** "" or the stable code of why it failed: the server's, or `refused`, `file_unreadable`, `replaced`. */
+  /** "" or the stable code of why it failed: the server's (`refused` where the web app said so), or one of the
+   * library's own: `file_unreadable`, `replaced`, `http_<status>` for an answer without a code, `internal_error`. */
   get error_code() {
     return this.#error?.code ?? '';
   }

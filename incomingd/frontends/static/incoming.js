@@ -530,7 +530,8 @@ class Resource {
       return await transport({
         method,
         url: this.#url + path,
-        headers: { 'Tus-Resumable': '1.0.0', ...headers },
+        // The status is not tus: without that header a page of another origin needs no preflight for it.
+        headers: { ...(method !== 'GET' && { 'Tus-Resumable': '1.0.0' }), ...headers },
         signal: limit.signal,
         ...(body && { body }),
         // What is still on its way to us from a request that has been given up must not move any counter.
@@ -618,7 +619,7 @@ function outcomeOf(status, bytes_missing, handover, error) {
   }
   if (handover.state === 'refused') {
     const message = textOf(handover.message, error.message) || 'The application does not take this file.';
-    return { event: 'fail', problem: { code: 'refused', message } };
+    return { event: 'fail', problem: { code: textOf(error.code) || 'refused', message } };
   }
   const message = textOf(error.message, handover.message);
   if (status === 'cancelled') {
@@ -1035,7 +1036,8 @@ class Upload {
     return this.#cancel_msg;
   }
 
-  /** "" or the stable code of why it failed: the server's, or `refused`, `file_unreadable`, `replaced`. */
+  /** "" or the stable code of why it failed: the server's (`refused` where the web app said so), or one of the
+   * library's own: `file_unreadable`, `replaced`, `http_<status>` for an answer without a code, `internal_error`. */
   get error_code() {
     return this.#error?.code ?? '';
   }
