@@ -7,35 +7,33 @@ import contextlib
 import grp
 import os
 import time
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from tornado.routing import AnyMatches, PathMatches, Rule, RuleRouter
+from tornado.routing import AnyMatches, PathMatches, Rule, RuleRouter, URLSpec
+from tornado.web import Application
 
-from incomingd import __version__, admin, backend_api
+from incomingd import __version__, backend_api
+from incomingd import log as logging_setup
 from incomingd.clock import SystemClock
 from incomingd.core import ids
-from incomingd.core.record import Terms
 from incomingd.core.tenure import Identity
-from incomingd.daemon.listeners import Listener, ListenError
+from incomingd.daemon import options
+from incomingd.daemon.listeners import Listener, ListenerOptions, ListenError
 from incomingd.engine.engine import Engine
 from incomingd.engine.events import Events
-from incomingd.engine.options import Durability, EngineOptions
 from incomingd.engine.owned import Services
 from incomingd.engine.upkeep import Upkeep
 from incomingd.frontends import pages
-from incomingd.frontends.uploads import PATTERN, UploadOptions, UploadResource
-from incomingd.handover import Handover, HandoverOptions
+from incomingd.frontends.uploads import PATTERN, UploadResource
+from incomingd.handover import Handover
 from incomingd.handover.caller import HttpCaller
-from incomingd import log as logging_setup
 from incomingd.log import events, get_logger
+from incomingd.metrics import Metrics
 from incomingd.registry.memory import MemoryRegistry
 from incomingd.storage.directory import DirectoryOptions, DirectoryVolume
-from incomingd.web.body import BodyLimits
 from incomingd.web.exchange import ExchangeOptions
-from incomingd.web.handler import JSON_BYTES_MAX
+from incomingd.web.handler import JSON_BYTES_MAX, UnknownPathHandler, log_nothing
 from incomingd.web.proxies import TrustedPeers
-from incomingd.wire import tus
 
 if TYPE_CHECKING:
     from incomingd.config import Settings
@@ -62,7 +60,7 @@ class Daemon:
                 registry=self.registry,
                 identity=self.identity,
                 events=Events(),
-                options=engine_options(settings),
+                options=options.engine_options(settings),
                 boot_id=self.volume.boot_id,
             )
         )
@@ -72,15 +70,17 @@ class Daemon:
             allowed=settings.handover.allowed_hosts,
             concurrency=settings.handover.concurrency,
         )
-        self.handover = Handover(self.engine, self.caller, handover_options(settings))
+        self.handover = Handover(self.engine, self.caller, options.handover_options(settings))
+        self.metrics = Metrics(version=__version__, instance=settings.instance)
+        self.backend = backend_api.BackendApi(self.engine, options.backend_options(settings), self.metrics)
         self.trusted = TrustedPeers(settings.public.trusted_proxies, setting="public.trusted_proxies")
         self.exchange_options = ExchangeOptions(
             clock=self.clock,
             trusted=self.trusted,
-            body_limits=body_limits(settings),
+            body_limits=options.body_limits(settings),
             close_after_answer=self._closes,
         )
-        self.uploads = UploadResource(self.engine, self.exchange_options, upload_options(settings))
+        self.uploads = UploadResource(self.engine, self.exchange_options, options.upload_options(settings))
 
     def _closes(self) -> bool:
         return self.engine.state.close_after_answer
@@ -104,15 +104,8 @@ class Daemon:
             ]
         )
         self._listen("public", settings.public.address, public, settings.public.tls)
-        shared = settings.admin.address == settings.backend.address
-        self._listen(
-            "backend",
-            settings.backend.address,
-            backend_api.application(self, with_admin=shared),
-            settings.backend.tls,
-        )
-        if not shared:
-            self._listen("admin", settings.admin.address, admin.application(self), settings.admin.tls)
+        backend_routes = backend_api.routes(self.backend)
+        self._listen("backend", settings.backend.address, self._application(backend_routes), settings.backend.tls)
         try:
             for listener in self._listeners:
                 listener.bind()
@@ -120,6 +113,15 @@ class Daemon:
             for listener in self._listeners:
                 listener.stop()
             raise
+
+    def _application(self, routes: list[URLSpec]) -> Application:
+        return Application(
+            list(routes),
+            default_handler_class=UnknownPathHandler,
+            trusted=self.trusted,
+            close_after_answer=self._closes,
+            log_function=log_nothing,
+        )
 
     def _listen(self, name: str, address: Any, delegate: Any, tls: Any) -> None:
         limits = self.settings.limits
@@ -129,10 +131,14 @@ class Daemon:
                 address,
                 delegate,
                 tls=tls,
-                header_bytes=limits.header_bytes,
-                idle_timeout_s=limits.idle_connection_timeout_s,
-                body_bytes=JSON_BYTES_MAX,
-                connections_max=limits.connections,
+                options=ListenerOptions(
+                    header_bytes=limits.header_bytes,
+                    idle_timeout_s=limits.idle_connection_timeout_s,
+                    body_bytes=JSON_BYTES_MAX,
+                    connections_max=limits.connections,
+                    trusts=self.trusted.trusts,
+                    clock=self.clock,
+                ),
             )
         )
 
@@ -194,16 +200,17 @@ class Daemon:
             listener.reload_tls(tls[listener.name])
             listener.set_connections_max(settings.limits.connections)
         self.settings = settings
-        self.engine.services.options = engine_options(settings)
+        self.engine.services.options = options.engine_options(settings)
         self.upkeep.interval_s = settings.uploads.sweep_interval_s
         self.upkeep.wake()
         self.caller.timeout_s = settings.handover.timeout_s
         self.caller.allowed = settings.handover.allowed_hosts
-        self.handover.options = handover_options(settings)
+        self.handover.options = options.handover_options(settings)
         self.trusted.replace(settings.public.trusted_proxies)
-        self.exchange_options.body_limits = body_limits(settings)
-        take_over(self.uploads.options, upload_options(settings))
-        logging_setup.configure(settings.log, instance=settings.instance, hidden=secrets_of(settings))
+        self.exchange_options.body_limits = options.body_limits(settings)
+        self.backend.options = options.backend_options(settings)
+        options.take_over(self.uploads.options, options.upload_options(settings))
+        logging_setup.configure(settings.log, instance=settings.instance, hidden=options.secrets_of(settings))
 
     async def _let_end(self) -> None:
         """Wait until answers are written and callbacks answered, within the grace."""
@@ -244,72 +251,3 @@ def _group_id(name: str | None) -> int | None:
     if name is None:
         return None
     return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
-
-
-def take_over(old: UploadOptions, new: UploadOptions) -> None:
-    """Change *old*, which several handlers hold, into *new*."""
-    for field in fields(new):
-        setattr(old, field.name, getattr(new, field.name))
-
-
-def secrets_of(settings: Settings) -> list[str]:
-    """Return what must never stand in the log."""
-    return [token.get_secret_value() for token in settings.backend.tokens]
-
-
-# -- settings as each part wants them
-
-
-def engine_options(settings: Settings) -> EngineOptions:
-    """Return what the engine takes from the settings."""
-    return EngineOptions(
-        durability=Durability(settings.durability),
-        hold_s=settings.hold_s,
-        expires_in_s=settings.uploads.expires_in_s,
-        expires_in_max_s=settings.uploads.expires_in_max_s,
-        records_keep_s=settings.records.keep_s,
-        upload_bytes_max=settings.limits.upload_bytes,
-        confirm_timeout_s=settings.handover.confirm_timeout_s,
-        open_uploads_per_address=settings.limits.open_uploads_per_address,
-    )
-
-
-def handover_options(settings: Settings) -> HandoverOptions:
-    """Return what the hand-over takes from the settings."""
-    return HandoverOptions(
-        give_up_after_s=settings.handover.give_up_after_s,
-        confirm_timeout_s=settings.handover.confirm_timeout_s,
-        backoff_first_s=settings.handover.backoff_first_s,
-        backoff_max_s=settings.handover.backoff_max_s,
-        concurrency=settings.handover.concurrency,
-        backend_base_url=settings.backend.base_url,
-        public_base_url=settings.public.base_url,
-    )
-
-
-def body_limits(settings: Settings) -> BodyLimits:
-    """Return when a sender is too slow."""
-    return BodyLimits(
-        idle_s=settings.limits.body_idle_timeout_s,
-        bytes_per_s_min=settings.limits.body_min_bytes_per_s,
-        rate_after_s=settings.limits.body_min_rate_after_s,
-    )
-
-
-def upload_options(settings: Settings) -> UploadOptions:
-    """Return what the upload resource takes from the settings."""
-    return UploadOptions(
-        limits=tus.Limits(
-            upload_bytes_max=settings.limits.upload_bytes,
-            metadata_chars_max=settings.limits.metadata_bytes,
-            checksum_trailer=settings.tus.checksum_trailer,
-        ),
-        allowed_origins=settings.public.allowed_origins,
-        base_url=settings.public.base_url,
-        open_creation=settings.public.open_creation,
-        open_creation_terms=_open_terms,
-    )
-
-
-def _open_terms() -> Terms:
-    return Terms(finish_url="", secret="", after_handover="keep", open_creation=True)

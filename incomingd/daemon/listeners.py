@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import socket
 import ssl
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets, bind_unix_socket
+from tornado.netutil import add_accept_handler, bind_sockets, bind_unix_socket
 
 from incomingd.config import Address, UnixAddress
+from incomingd.daemon.accepting import make_stream, real_address, refuse
 from incomingd.log import events, get_logger
+from incomingd.wire.proxy_protocol import ProxyProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tornado.httputil import HTTPServerConnectionDelegate
     from tornado.iostream import IOStream
 
+    from incomingd.clock import Clock
     from incomingd.config.settings import Tls
 
 log = get_logger()
@@ -52,6 +57,22 @@ class LimitedServer(HTTPServer):
         return len(self._connections)
 
 
+@dataclass(frozen=True, slots=True)
+class ListenerOptions:
+    """What all listeners have in common."""
+
+    header_bytes: int
+    """Of a request's header section."""
+    idle_timeout_s: float
+    """A connection without a whole request for so long is closed."""
+    body_bytes: int
+    """Of a body that is read whole."""
+    connections_max: int
+    trusts: Callable[[str], bool]
+    """Whether a peer may speak for others; empty for a Unix socket."""
+    clock: Clock
+
+
 class Listener:
     """One address with what answers there."""
 
@@ -62,26 +83,24 @@ class Listener:
         delegate: HTTPServerConnectionDelegate,
         *,
         tls: Tls,
-        header_bytes: int,
-        idle_timeout_s: float,
-        body_bytes: int,
-        connections_max: int,
+        options: ListenerOptions,
     ) -> None:
         self.name = name
         self.address = address
+        self._options = options
         self._tls = _tls_context(tls) if tls.enabled else None
         self._server = LimitedServer(
             delegate,
-            ssl_options=self._tls,
-            max_header_size=header_bytes,
-            idle_connection_timeout=idle_timeout_s,
-            max_body_size=body_bytes,
+            max_header_size=options.header_bytes,
+            idle_connection_timeout=options.idle_timeout_s,
+            max_body_size=options.body_bytes,
             chunk_size=READ_CHUNK_BYTES,
             max_buffer_size=BUFFER_BYTES,
         )
         self._server.name = name
-        self._server.connections_max = connections_max
+        self._server.connections_max = options.connections_max
         self._sockets: list[socket.socket] = []
+        self._stop_accepting: list[Callable[[], None]] = []
 
     def bind(self) -> None:
         """Take the address; connections wait until :meth:`start`.
@@ -101,11 +120,39 @@ class Listener:
 
     def start(self) -> None:
         """Answer from now on."""
-        self._server.add_sockets(self._sockets)
+        self._stop_accepting = [add_accept_handler(each, self._accepted) for each in self._sockets]
+
+    def _accepted(self, connection: socket.socket, address: Any) -> None:
+        peer = address[0] if isinstance(address, tuple) else ""
+        if self._options.trusts(peer):
+            _ = self._options.clock.spawn(self._serve_behind_proxy(connection, address), name="accept")
+        else:
+            self._serve(connection, address)
+
+    async def _serve_behind_proxy(self, connection: socket.socket, address: Any) -> None:
+        try:
+            real = await real_address(connection, address)
+        except (OSError, ProxyProtocolError) as error:
+            refuse(connection, str(error), address)
+        else:
+            self._serve(connection, real)
+
+    def _serve(self, connection: socket.socket, address: Any) -> None:
+        try:
+            stream = make_stream(connection, self._tls, buffer_bytes=BUFFER_BYTES, read_bytes=READ_CHUNK_BYTES)
+        except OSError as error:
+            refuse(connection, str(error), address)
+        else:
+            self._server.handle_stream(stream, address)
 
     def stop(self) -> None:
         """Take no more connections; open ones go on."""
-        self._server.stop()
+        for stop in self._stop_accepting:
+            stop()
+        self._stop_accepting = []
+        for each in self._sockets:
+            each.close()
+        self._sockets = []
         if isinstance(self.address, UnixAddress):
             _unlink(self.address.path)
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from incomingd import __version__, config
 from incomingd import log as logging_setup
-from incomingd.daemon.daemon import Daemon, secrets_of
+from incomingd.daemon.daemon import Daemon
 from incomingd.daemon.listeners import ListenError
+from incomingd.daemon.options import secrets_of
 from incomingd.daemon.reload import Reloader
 from incomingd.log import events, get_logger
 from incomingd.storage.volume import VolumeError
@@ -76,7 +77,6 @@ async def _run(loaded: config.Loaded, arguments: Sequence[str]) -> int:
         await daemon.volume.close()
         raise
     reloader = Reloader(daemon, loaded, arguments)
-    daemon.reload = reloader.reload
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask_to_stop, number.name)
     loop.add_signal_handler(signal.SIGHUP, reloader.reload_logged)

@@ -37,7 +37,8 @@ class Reloader:
         try:
             self._daemon.apply(config.reloaded(before, loaded.settings))
         except (OSError, ssl.SSLError) as error:
-            raise config.ConfigError([config.Problem(source="reload", key="tls", text=str(error))]) from error
+            problem = config.Problem(code="bad_file", source="reload", key="tls", message=str(error))
+            raise config.ConfigError([problem]) from error
         self._loaded = loaded
         return found
 

@@ -238,7 +238,7 @@ class OwnedUpload:
 
     # -- coming to rest
 
-    async def quiesce_all(self, reason: CutReason, *, but: str | None | EllipsisType = ...) -> None:
+    async def quiesce_all(self, reason: CutReason, *, but: str | EllipsisType | None = ...) -> None:
         """Cut every append, except on the target *but*; return when all are at rest."""
         hold_s = self.services.options.hold_s
         for target, turns in list(self._turns.items()):

@@ -14,7 +14,7 @@ from incomingd.core.errors import Code, Refusal
 from incomingd.core.ids import is_upload_id
 from incomingd.engine.state import Phase
 from incomingd.frontends import cors
-from incomingd.web.handler import JsonHandler, UnknownPathHandler
+from incomingd.web.handler import JsonHandler, UnknownPathHandler, log_nothing
 from incomingd.wire.upload import status_document
 
 if TYPE_CHECKING:
@@ -159,10 +159,5 @@ def application(
         default_handler_class=UnknownPathHandler,
         trusted=trusted,
         close_after_answer=close_after_answer,
-        log_function=_log_nothing,
+        log_function=log_nothing,
     )
-
-
-def _log_nothing(handler: web.RequestHandler) -> None:
-    """Refusals and work are logged where they happen."""
-    del handler

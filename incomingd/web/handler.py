@@ -168,3 +168,8 @@ class UnknownPathHandler(JsonHandler):
         """Refuse."""
         super().prepare()
         raise Refusal(Code.PATH_UNKNOWN)
+
+
+def log_nothing(handler: web.RequestHandler) -> None:
+    """Be an application's ``log_function``: work and refusals are logged where they happen."""
+    del handler

@@ -38,6 +38,10 @@ class TrustedPeers:
         self._trusted = trusted
         self._told.clear()
 
+    def trusts(self, peer: str) -> bool:
+        """Whether a peer may speak for others; empty for a Unix socket."""
+        return self._trusted.trusts(peer)
+
     def resolve(
         self, *, peer: str | None, scheme: str, host: str, headers: httputil.HTTPHeaders
     ) -> tuple[str | None, str, str]:
