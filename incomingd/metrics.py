@@ -44,7 +44,9 @@ class Metrics:
         self._received = Counter(
             "incomingd_received_bytes", "Bytes of files that were taken in and kept.", ["protocol"], registry=registry
         )
-        self._open_appends = Gauge("incomingd_appends_open", "Appends under way.", registry=registry)
+        self.appends_open = 0
+        """Appends under way."""
+        Gauge("incomingd_appends_open", "Appends under way.", registry=registry).set_function(lambda: self.appends_open)
         self._append_duration = Histogram(
             "incomingd_append_duration_seconds", "How long appends took.",
             ["protocol"], buckets=APPEND_BUCKETS_S, registry=registry,
@@ -85,7 +87,7 @@ class Metrics:
 
     def append_began(self) -> None:
         """A request begins to send bytes; :meth:`append_ended` follows."""
-        self._open_appends.inc()
+        self.appends_open += 1
 
     def append_ended(self, *, protocol: str, ended_by: str, kept_bytes: int, duration_s: float) -> None:
         """All of a request's bytes that will come have come.
@@ -96,7 +98,7 @@ class Metrics:
             kept_bytes: how many were kept.
             duration_s: from the request's beginning on.
         """
-        self._open_appends.dec()
+        self.appends_open -= 1
         self._appends.labels(protocol, ended_by).inc()
         self._received.labels(protocol).inc(max(kept_bytes, 0))
         self._append_duration.labels(protocol).observe(duration_s)

@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from incomingd.core.errors import Code
 from incomingd.core.status import Status
 from incomingd.engine.events import Told
 from incomingd.log import events, get_logger
@@ -29,6 +30,8 @@ SAMPLE_INTERVAL_S: Final = 5.0
 """Shorter than an upload stays in memory after its last use: each change of a hand-over is seen once it is over."""
 READS_AT_ONCE: Final = 4
 RETRY_AFTER_S: Final = 30.0
+RECENT_MAX: Final = 50_000
+"""So many uploads of the first pass are remembered until what was under way when they were read has been told."""
 
 
 class Census:
@@ -42,9 +45,13 @@ class Census:
         """Complete, being handed over, awaiting the app; and whether that is stuck."""
         self._counted: set[str] = set()
         """Groups that the first pass has been through."""
+        self._heard_of: set[str] = set()
+        """Groups in which something happened before their turn; the first pass may not have found them."""
         self._counting: str | None = None
         self._meanwhile: dict[str, Record | None] = {}
         """What happened in the group that is being counted; None: gone."""
+        self._recent: dict[str, Status] = {}
+        """A record can be read before the engine tells of its writing: such an event must not count twice."""
         self.complete = False
         """Whether the first pass is over."""
         for told, call in (
@@ -76,21 +83,25 @@ class Census:
             try:
                 await self._count_all()
             except VolumeError as error:
-                log.error(events.VOLUME_FAILED, detail=str(error), code="storage_unavailable")
+                log.error(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
                 await clock.sleep(RETRY_AFTER_S)
         while True:
             await clock.sleep(SAMPLE_INTERVAL_S)
+            self._recent.clear()
             self._sample()
 
     # -- the first pass
 
     async def _count_all(self) -> None:
         volume = self._engine.services.volume
-        for group in await volume.groups():
-            if group not in self._counted:
+        while True:
+            found = await volume.groups()
+            left = sorted(self._heard_of.union(found) - self._counted)
+            if not left:
+                self.complete = True
+                return
+            for group in left:
                 await self._count(group)
-        # Groups that came into being meanwhile were counted from their first upload on.
-        self.complete = True
 
     async def _count(self, group: str) -> None:
         """Count one group; what happens in it meanwhile is newer than what was read."""
@@ -106,9 +117,12 @@ class Census:
             for record in (found | self._meanwhile).values():
                 if record is not None:
                     self._add(record)
+                    self._recent[record.upload_id] = record.status
             self._counted.add(group)
         finally:
             self._counting, self._meanwhile = None, {}
+        while len(self._recent) > RECENT_MAX:
+            del self._recent[next(iter(self._recent))]
 
     async def _read(self, upload_id: str) -> Record | None:
         try:
@@ -116,35 +130,36 @@ class Census:
         except RecordUnreadableError:
             return None
 
-    def _is_counted(self, record: Record, now: Record | None) -> bool:
-        """Whether an event changes the numbers; before its group's turn, counting will see it."""
-        group = self._engine.services.volume.group_of(record.upload_id)
-        if group == self._counting:
-            self._meanwhile[record.upload_id] = now
-            return False
-        return self.complete or group in self._counted
-
     # -- events
 
     def _created(self, record: Record) -> None:
-        if self._is_counted(record, record):
-            self._add(record)
+        self._move(record, None, record)
 
     def _completed(self, record: Record) -> None:
-        if self._is_counted(record, record):
-            self._numbers[Status.OPEN] -= 1
-            self._add(record)
+        self._move(record, Status.OPEN, record)
 
     def _ended(self, record: Record) -> None:
-        if self._is_counted(record, record):
-            if self._whole.pop(record.upload_id, None) is None:
-                self._numbers[Status.OPEN] -= 1
-            self._add(record)
+        whole = self._whole.get(record.upload_id)
+        self._move(record, whole[0] if whole else Status.OPEN, record)
 
     def _forgotten(self, record: Record) -> None:
-        if self._is_counted(record, None):
-            if self._whole.pop(record.upload_id, None) is None:
-                self._numbers[record.status] -= 1
+        self._move(record, record.status, None)
+
+    def _move(self, record: Record, before: Status | None, now: Record | None) -> None:
+        """Have an upload that was *before* be *now*; before its group's turn, counting will see it."""
+        upload_id = record.upload_id
+        group = self._engine.services.volume.group_of(upload_id)
+        if group == self._counting:
+            self._meanwhile[upload_id] = now
+            return
+        if not self.complete and group not in self._counted:
+            self._heard_of.add(group)
+            return
+        before = self._recent.pop(upload_id, before)
+        if before is not None and self._whole.pop(upload_id, None) is None:
+            self._numbers[before] -= 1
+        if now is not None:
+            self._add(now)
 
     def _add(self, record: Record) -> None:
         if record.status.final or record.status is Status.OPEN:
