@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from tornado.routing import URLSpec
 
-from incomingd.backend_api.api import PREFIX
+from incomingd.backend_api.api import PREFIX, BackendHandler
+from incomingd.backend_api.description import description
 from incomingd.backend_api.download import FileHandler
 from incomingd.backend_api.uploads import (
     CancelHandler,
@@ -17,7 +18,18 @@ from incomingd.backend_api.uploads import (
 )
 
 if TYPE_CHECKING:
-    from incomingd.backend_api.api import BackendApi, BackendHandler
+    from incomingd.backend_api.api import BackendApi
+
+
+class DescriptionHandler(BackendHandler):
+    """``/openapi.json``."""
+
+    def get(self) -> None:
+        """Answer the description."""
+        self.answer(description())
+
+    head = get
+
 
 PATHS: Final[dict[str, type[BackendHandler]]] = {
     "/uploads": UploadsHandler,
@@ -26,6 +38,7 @@ PATHS: Final[dict[str, type[BackendHandler]]] = {
     "/uploads/{id}/finish": FinishHandler,
     "/uploads/{id}/redeliver": RedeliverHandler,
     "/uploads/{id}/file": FileHandler,
+    "/openapi.json": DescriptionHandler,
 }
 """Below :data:`PREFIX`, as the published description writes them."""
 
@@ -37,6 +50,6 @@ def routes(api: BackendApi) -> list[URLSpec]:
     :class:`incomingd.web.handler.JsonHandler` says.
     """
     return [
-        URLSpec(PREFIX + path.replace("{id}", "([^/]+)") + "$", handler, {"api": api})
+        URLSpec(PREFIX + path.replace(".", r"\.").replace("{id}", "([^/]+)") + "$", handler, {"api": api})
         for path, handler in PATHS.items()
     ]
