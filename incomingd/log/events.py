@@ -236,7 +236,7 @@ RECORD_UNREADABLE: Final = _event(
 )
 UPKEEP_DELAYED: Final = _event(
     "upkeep.delayed",
-    "warning",
+    "info warning",
     "Something that was due for an upload at rest could not be done yet; it is tried again.",
     "upload_id detail",
 )

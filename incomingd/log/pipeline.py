@@ -71,7 +71,7 @@ class _Pipeline:
         line: dict[str, object] = {
             "ts": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": level,
-            "event": event,
+            "event": event if event in events.CATALOGUE else self._redactor.text(event),
             "instance": self._instance,
             **{name: value for name, value in self._redactor.clean(fields).items() if name not in _RESERVED},
         }

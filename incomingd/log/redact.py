@@ -10,7 +10,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from typing import Final
+
+from incomingd.log.events import COMMON_FIELDS, FIELDS
 
 MASK: Final = "***"
 TEXT_CHARS_MAX: Final = 2_048
@@ -55,9 +58,11 @@ _SECRET_WORDS: Final = frozenset(
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 # Every pattern takes linear time: what it looks at was written by others.
-_NAMED: Final = r"((?:token|secret|passwd|credential|signature|key)s?[\"']?)"
-_NAMED_TO_LINE_END: Final = r"((?:authorization|cookie|password|passphrase)s?[\"']?)"
-_QUOTED: Final = r"\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?"
+# Quotes may be escaped any number of times: JSON in a repr, JSON in JSON.
+_QUOTE: Final = r"(?:\\*[\"'])?"
+_NAMED: Final = rf"((?:token|secret|passwd|credential|signature|key)s?{_QUOTE})"
+_NAMED_TO_LINE_END: Final = rf"((?:authorization|cookie|password|passphrase)s?{_QUOTE})"
+_QUOTED: Final = r"\\*\"(?:[^\"\\]++|\\++.)*+\"?|\\*'(?:[^'\\]++|\\++.)*+'?"
 _IN_TEXT: Final = (
     # Secrets of tickets, which carry their mark with them.
     (re.compile(r"whsec_[A-Za-z0-9+/=_-]*"), f"whsec_{MASK}"),
@@ -66,20 +71,43 @@ _IN_TEXT: Final = (
     # Authorization: anything; password: several words.
     (re.compile(rf"{_NAMED_TO_LINE_END}(\s*[:=]\s*)(?:{_QUOTED}|[^\r\n&]+)", re.IGNORECASE), rf"\1\2{MASK}"),
     # Query strings, forms and reprs: ?token=…&, secret='…'.
-    (re.compile(rf"{_NAMED}=(?:{_QUOTED}|[^&\s\"'<>]+)", re.IGNORECASE), rf"\1={MASK}"),
+    (re.compile(rf"{_NAMED}(=|%3D)(?:{_QUOTED}|[^&\s\"'<>]+)", re.IGNORECASE), rf"\1\2{MASK}"),
     # Headers and JSON: X-Incoming-Secret: …, "secret": "…".
     (re.compile(rf"{_NAMED}(\s*:\s*)(?:{_QUOTED}|[^\s,;}}\])]+)", re.IGNORECASE), rf"\1\2{MASK}"),
     # http://user:password@host
     (re.compile(r"://[^/\s@\"']{1,256}@"), f"://{MASK}@"),
 )
+# Beside one of these stands every secret that a pattern finds, in small letters ("passw": password, passwd).
+_SIGNS: Final = (
+    "token",
+    "secret",
+    "key",
+    "authorization",
+    "cookie",
+    "passw",
+    "passphrase",
+    "credential",
+    "signature",
+    "://",
+)
 _ADDRESS_FIELDS: Final = frozenset({"address", "client_address", "peer_address", "remote_ip"})
 # Only finds what may be an address; whether it is one, `ipaddress` says.
 _MAYBE_ADDRESS: Final = re.compile(
-    r"(?<![\w.:])(?:[0-9A-Fa-f:]{2,39}(?:\.[0-9]{1,3}){0,3}|[0-9]{1,3}(?:\.[0-9]{1,3}){3})(?![\w:])"
+    r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\w|\.\w)"
+    r"|(?<![\w:.])(?=[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{2,39}(?:\.[0-9]{1,3}){0,3}(?!\w)"
 )
 _WITH_PORT: Final = re.compile(r"\[(?P<v6>[^\]]+)\](?::[0-9]+)?|(?P<v4>[0-9.]+):[0-9]+")
 
 
+def _may_hold_secret(text: str) -> bool:
+    """Whether any pattern could change a text: nearly all texts are ids and words, and need no second look."""
+    lower = text.lower()
+    if "whsec_" in text or "bearer" in lower or "basic" in lower:
+        return True
+    return ("=" in text or ":" in text or "%3d" in lower) and any(sign in lower for sign in _SIGNS)
+
+
+@lru_cache(maxsize=1024)
 def is_secret_name(name: str) -> bool:
     """Whether a field of this name is taken to hold a secret: one of its words says so (`api_key`, `xSecret`)."""
     return any(word.lower() in _SECRET_WORDS for word in _WORD.findall(name))
@@ -102,7 +130,8 @@ class Redactor:
         cleaned: dict[str, object] = {}
         for name, value in fields.items():
             if name not in _ADDRESS_FIELDS:
-                cleaned[self.text(name, _NAME_CHARS_MAX)] = self._value(name, value, 0)
+                known = name in FIELDS or name in COMMON_FIELDS
+                cleaned[name if known else self.text(name, _NAME_CHARS_MAX)] = self._value(name, value, 0)
             elif self._client_address != "none":
                 cleaned[name] = None if value is None else self._address(str(value))
         return cleaned
@@ -113,8 +142,9 @@ class Redactor:
         cut = text[: chars_max + _MARGIN_CHARS] if too_long else text
         if self._hidden:
             cut = self._hidden.sub(MASK, cut)
-        for pattern, replacement in _IN_TEXT:
-            cut = pattern.sub(replacement, cut)
+        if _may_hold_secret(cut):
+            for pattern, replacement in _IN_TEXT:
+                cut = pattern.sub(replacement, cut)
         if too_long:
             cut = cut[:-_MARGIN_CHARS]
         if too_long or len(cut) > chars_max:
@@ -174,13 +204,17 @@ class Redactor:
             return text if text in {"", "unix"} else MASK
 
     def _embedded_address(self, text: str) -> str:
-        try:
-            network = _network_of(text)
-        except ValueError:
-            return text
-        return network if self._client_address == "masked" else MASK
+        # A colon behind may be the sentence's, not the address's.
+        for address, rest in ((text, ""), (text[:-1], text[-1:])):
+            try:
+                network = _network_of(address)
+            except ValueError:
+                continue
+            return f"{network if self._client_address == 'masked' else MASK}{rest}"
+        return text
 
 
+@lru_cache(maxsize=1024)
 def _network_of(text: str) -> str:
     """Give the network that a masked address is shown as: /24 for IPv4, /48 for IPv6. Raises ValueError."""
     address = ipaddress.ip_address(text.partition("%")[0])

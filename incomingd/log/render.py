@@ -10,13 +10,15 @@ from typing import Final
 
 from structlog import dev
 
+# Made once: `json.dumps` with arguments makes one for every line.
+_JSON: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str)
 _EVENT_WIDTH: Final = 24
 _LEVEL_STYLES: Final = {"debug": dev.DIM, "info": dev.GREEN, "warning": dev.YELLOW, "error": dev.RED + dev.BRIGHT}
 
 
 def render_json(fields: Mapping[str, object]) -> str:
     """Write an event as one line of JSON in ASCII, so that whatever a value holds, the line stays one."""
-    return json.dumps(fields, ensure_ascii=True, separators=(",", ":"), default=str)
+    return _JSON.encode(fields)
 
 
 class ConsoleRenderer:
