@@ -12,6 +12,8 @@ GetAll = Callable[[str], list[str]]
 """Returns every value of a field, in order; names are case-insensitive."""
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+BLANKS: Final = " \t"
+"""Blanks in header fields (RFC 9110, section 5.6.3). Python's own idea of them is wider."""
 
 
 def single(get_all: GetAll, name: str) -> str | None:
@@ -20,7 +22,7 @@ def single(get_all: GetAll, name: str) -> str | None:
     Raises:
         Refusal: `header_repeated`: it was sent with different values.
     """
-    values = {value.strip() for value in get_all(name)}
+    values = {value.strip(BLANKS) for value in get_all(name)}
     if not values:
         return None
     if len(values) > 1:

@@ -7,6 +7,7 @@ import binascii
 from typing import Final
 
 from incomingd.core.errors import Code, Refusal
+from incomingd.wire.headers import BLANKS
 
 _PRINTABLE: Final = range(0x21, 0x7F)
 
@@ -23,19 +24,19 @@ def parse_metadata(text: str, *, size_max: int) -> tuple[tuple[str, str], ...]:
     """
     if len(text) > size_max:
         raise Refusal(Code.METADATA_TOO_LARGE, f"Upload-Metadata may have {size_max} characters.")
-    if not text.strip():
+    if not text.strip(BLANKS):
         return ()
     pairs: dict[str, str] = {}
     seen: set[str] = set()
     for item in text.split(","):
-        key, _, value = item.strip().partition(" ")
+        key, _, value = item.strip(BLANKS).partition(" ")
         if not key or any(ord(char) not in _PRINTABLE for char in key):
             raise Refusal(Code.METADATA_MALFORMED, "Upload-Metadata has an empty or illegal key.")
         if key in seen:
             raise Refusal(Code.METADATA_MALFORMED, "Upload-Metadata has a key twice.")
         seen.add(key)
         try:
-            decoded = base64.b64decode(value.strip(), validate=True)
+            decoded = base64.b64decode(value.strip(BLANKS), validate=True)
         except (binascii.Error, ValueError):
             raise Refusal(Code.METADATA_MALFORMED, "Upload-Metadata has a value that is not Base64.") from None
         try:

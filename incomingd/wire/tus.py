@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from incomingd.core.commands import Append, Checksum, Creation, Resource
 from incomingd.core.digests import ALGORITHMS
 from incomingd.core.errors import PROBLEMS, Code, Refusal
-from incomingd.wire.headers import GetAll, media_type, number, single
+from incomingd.wire.headers import BLANKS, GetAll, media_type, number, single
 from incomingd.wire.metadata import parse_metadata
 
 if TYPE_CHECKING:
@@ -222,12 +222,12 @@ def parse_checksum(value: str) -> Checksum:
     Raises:
         Refusal: `checksum_malformed`, `checksum_algorithm_unknown`.
     """
-    algorithm, _, encoded = value.strip().partition(" ")
+    algorithm, _, encoded = value.strip(BLANKS).partition(" ")
     algorithm = algorithm.lower()
     if algorithm not in ALGORITHMS:
         raise Refusal(Code.CHECKSUM_ALGORITHM_UNKNOWN, f"Offered: {', '.join(ALGORITHMS)}.")
     try:
-        digest = base64.b64decode(encoded.strip(), validate=True)
+        digest = base64.b64decode(encoded.strip(BLANKS), validate=True)
     except (binascii.Error, ValueError):
         raise Refusal(Code.CHECKSUM_MALFORMED, "The digest is not Base64.") from None
     if len(digest) != ALGORITHMS[algorithm]:
