@@ -140,7 +140,8 @@ class Volume(Protocol):
 
         Args:
             record: written by the tenure that it names, and by no other.
-            sync: return only when it would survive a power loss.
+            sync: return only when it would survive a power loss. Else a power
+                loss may bring the former one back, as a whole.
         """
 
     # -- bytes
@@ -149,6 +150,13 @@ class Volume(Protocol):
         """Return how many bytes of *content* count, after a claim was made.
 
         Less than what the record notes means that bytes were lost.
+        """
+
+    async def cut_back(self, upload_id: str, content: Content, offset: int) -> None:
+        """Drop what lies in the growing segment behind *offset* of *content*.
+
+        For bytes that were measured and do not count. Once the record does not
+        say so any more, they would.
         """
 
     async def open_segment(self, upload_id: str, name: str, *, create: bool, size: int, sync: bool) -> Segment:

@@ -67,12 +67,21 @@ class PartialWriteError(Exception):
         self.error = error
 
 
-def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) -> None:
+def write_atomically(path: Path, data: bytes, *, sync: bool, whole: bool = True, mode: int = 0o600) -> None:
     """Replace the file at *path* as a whole, or leave it as it was.
 
     The new content gets another name first. Nobody else writes in this
     directory at the same time, so one name for it is enough, and what a crash
     leaves of it is overwritten by the next write.
+
+    Args:
+        path: of the file.
+        data: its new content.
+        sync: return only when it would survive a power loss.
+        whole: after a power loss there is the old content or the new one; else
+            there may be an empty file, since a name can reach the disk before
+            the bytes.
+        mode: of the file.
     """
     fresh = path.with_name(path.name + ".new")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
@@ -81,7 +90,7 @@ def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) 
             write_all(fd, data, 0)
         except PartialWriteError as partial:
             raise partial.error from partial
-        if sync:
+        if sync or whole:
             os.fdatasync(fd)
     finally:
         os.close(fd)

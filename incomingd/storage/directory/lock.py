@@ -6,6 +6,7 @@ it went: so whoever gets it knows that the former holder's writes are over.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -41,8 +42,11 @@ class DirectoryLock:
         except OSError:
             os.close(self._fd)
             raise
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps(holder).encode() + b"\n", 0)
+        # What it says helps people only; a full disk must not keep a daemon
+        # from starting that could hand files over and so make room.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, json.dumps(holder).encode() + b"\n", 0)
 
     def release(self) -> None:
         """Give the lock back; harmless when repeated."""

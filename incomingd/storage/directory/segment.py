@@ -135,13 +135,22 @@ class FileSegment:
                 await asyncio.shield(self._busy)
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            await asyncio.get_running_loop().run_in_executor(self._pool, _close, fd)
+            await close_in(self._pool, fd)
 
     async def _in_thread(self, call: Callable[..., None], *args: Any) -> None:
         assert self._fd >= 0, "the segment is closed"
         assert self._busy is None or self._busy.done(), "one call at a time"
         self._busy = asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
         await asyncio.shield(self._busy)
+
+
+async def close_in(pool: Executor, fd: int) -> None:
+    """Close *fd* in a thread; what a disk says to that changes nothing any more."""
+    try:
+        await asyncio.get_running_loop().run_in_executor(pool, _close, fd)
+    except RuntimeError:
+        # The pool is shut down: the program ends.
+        _close(fd)
 
 
 def _close(fd: int) -> None:

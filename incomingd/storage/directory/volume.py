@@ -22,7 +22,8 @@ from incomingd.storage.directory import files
 from incomingd.storage.directory.files import translated
 from incomingd.storage.directory.joining import Piece, join_pieces
 from incomingd.storage.directory.lock import DirectoryLock
-from incomingd.storage.directory.segment import FileSegment, open_for_append
+from incomingd.storage.directory.segment import FileSegment, close_in, open_for_append
+from incomingd.storage.measuring import counted
 from incomingd.storage.volume import (
     ClaimTakenError,
     RecordUnreadableError,
@@ -78,6 +79,8 @@ class DirectoryVolume:
         self._boot_id = files.boot_id()
         self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="storage")
         self._key_guard = asyncio.Lock()
+        self._synced_groups: set[Path] = set()
+        """Groups, of uploads and of keys, whose names were brought to the disk."""
 
     # -- opening
 
@@ -104,7 +107,9 @@ class DirectoryVolume:
                 unknown format, or files cannot be given the mode and group.
         """
         with translated(f"opening {root}"):
-            root.mkdir(parents=True, exist_ok=True)
+            if not root.is_dir():
+                root.mkdir(parents=True, exist_ok=True)
+                files.sync_directory(root.parent)
             lock = DirectoryLock(root / "lock", holder=holder)
             try:
                 volume_id = _identify(root, new_id)
@@ -150,21 +155,31 @@ class DirectoryVolume:
         await self._run("making an upload", self._create, record)
 
     def _create(self, record: Record) -> None:
+        # An upload that is born on another volume than its id says is never found.
+        self._assert_there()
         folder = self._folder(record.upload_id)
         group = folder.parent
-        new_group = not group.is_dir()
-        if new_group:
-            self._assert_there()
-            group.mkdir(exist_ok=True)
+        group.mkdir(exist_ok=True)
         try:
             folder.mkdir()
         except FileExistsError:
             raise UploadExistsError(record.upload_id) from None
-        files.write_atomically(folder / RECORD, codec.encode(record), sync=self._options.durable)
-        if self._options.durable:
-            files.sync_directory(group)
-            if new_group:
-                files.sync_directory(group.parent)
+        try:
+            self._write(record, self._options.durable)
+            if self._options.durable:
+                self._sync_group(group)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._remove(record.upload_id)
+            raise
+
+    def _sync_group(self, group: Path) -> None:
+        """Have a new name in *group* survive a power loss, and the group's own."""
+        files.sync_directory(group)
+        if group not in self._synced_groups:
+            # By whom it was made, and whether they came to sync it, nobody knows.
+            files.sync_directory(group.parent)
+            self._synced_groups.add(group)
 
     async def read(self, upload_id: str) -> Record | None:
         """Return the last record; see the interface."""
@@ -211,7 +226,7 @@ class DirectoryVolume:
 
     def _write(self, record: Record, sync: bool) -> None:  # noqa: FBT001 -- for the executor
         path = self._folder(record.upload_id) / RECORD
-        files.write_atomically(path, codec.encode(record), sync=sync)
+        files.write_atomically(path, codec.encode(record), sync=sync, whole=self._options.durable)
 
     # -- bytes
 
@@ -220,27 +235,21 @@ class DirectoryVolume:
         return await self._run("measuring an upload", self._measure, record, content)
 
     def _measure(self, record: Record, content: Content) -> int:
-        offset = content.closed_stop
-        for part in content.map:
-            path = self._folder(record.upload_id) / part.segment
+        def size_of(segment: str) -> int:
             try:
-                size = path.stat().st_size - part.skip
+                return (self._folder(record.upload_id) / segment).stat().st_size
             except FileNotFoundError:
                 self._assert_there()
-                size = 0
-            if part.stop is None:
-                offset = part.start + max(size, 0)
-            elif size < part.stop - part.start:
-                return part.start + max(size, 0)
-        if record.boot_id != self._boot_id:
-            # After a power loss a file may be longer than what reached the
-            # disk of it; only what was noted after a sync counts.
-            offset = min(offset, content.noted_offset)
-        if content.unverified_from is not None:
-            offset = min(offset, content.unverified_from)
-        if content.length is not None:
-            offset = min(offset, content.length)
-        return offset
+                return 0
+
+        return counted(record, content, size_of=size_of, boot_id=self._boot_id)
+
+    async def cut_back(self, upload_id: str, content: Content, offset: int) -> None:
+        """Drop what lies in the growing segment behind *offset* of *content*."""
+        growing = content.growing
+        if growing is not None:
+            size = max(offset - growing.start, 0) + growing.skip
+            await self._run("cutting a segment", _shorten, self._folder(upload_id) / growing.segment, size)
 
     async def open_segment(self, upload_id: str, name: str, *, create: bool, size: int, sync: bool) -> FileSegment:
         """Open a segment for one append."""
@@ -282,14 +291,14 @@ class DirectoryVolume:
 
     async def open_file(self, record: Record) -> OpenFile | None:
         """Open the joined file; None if it was moved away or deleted."""
+        return await self._run("opening a file", self._open_file, self._file(record.upload_id))
+
+    def _open_file(self, path: Path) -> OpenFile | None:
         try:
-            fd = await asyncio.get_running_loop().run_in_executor(
-                self._pool, os.open, self._file(record.upload_id), os.O_RDONLY | os.O_CLOEXEC
-            )
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
+            self._assert_there()
             return None
-        except OSError as error:
-            raise files.as_volume_error(error, "opening a file") from error
         return OpenFile(fd, os.fstat(fd).st_size, self._pool)
 
     async def adopt_segments(self, upload_id: str, source_id: str, names: Mapping[str, str]) -> None:
@@ -393,7 +402,10 @@ class DirectoryVolume:
         def bind() -> None:
             path = self._key_path(key)
             path.parent.mkdir(exist_ok=True)
-            files.write_atomically(path, upload_id.encode("ascii") + b"\n", sync=self._options.durable)
+            durable = self._options.durable
+            files.write_atomically(path, upload_id.encode("ascii") + b"\n", sync=durable, whole=durable)
+            if durable:
+                self._sync_group(path.parent)
 
         async with self._key_guard:
             await self._run("writing a key", bind)
@@ -439,7 +451,13 @@ class OpenFile:
         """Close it."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            await close_in(self._pool, fd)
+
+
+def _shorten(path: Path, size: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > size:
+            os.truncate(path, size)
 
 
 def _sync_files(paths: list[Path]) -> None:
@@ -488,6 +506,7 @@ def _lay_out(root: Path, options: DirectoryOptions) -> None:
         for path in (root, root / "files"):
             os.chown(path, -1, options.file_group)
         root.chmod(0o710)
+    files.sync_directory(root)
     probe = root / "files" / ".probe"
     fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
