@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
-from tornado import escape, httpclient, web
+from tornado import escape, httpclient, iostream, web
 
 
 class Store:
@@ -90,14 +90,14 @@ class Handler(web.RequestHandler):
 class PageHandler(Handler):
     """The page. It may talk to us and to incomingd, and to nobody else."""
 
-    async def get(self) -> None:
+    def get(self) -> None:
         """Show it."""
         self.visitor()
         server = self.given.public_incomingd or f"{self.request.protocol}://{self.request.host_name}:4000"
         policy = f"default-src 'none'; style-src 'self'; img-src 'self' data:; script-src 'self' {server}; "
         policy += f"connect-src 'self' {server}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         self.set_header("Content-Security-Policy", policy)
-        await self.render("index.html", incomingd=server)
+        self.write(self.render_string("index.html", incomingd=server))
 
 
 class TicketsHandler(Handler):
@@ -123,7 +123,7 @@ class TicketsHandler(Handler):
         )
         self.set_status(answer.code if answer.code < 500 else 503)  # 599: it is not there
         told = json.loads(answer.body or "{}")
-        await self.finish({key: told.get(key) for key in ("upload_url", "detail")})
+        self.write({key: told.get(key) for key in ("upload_url", "detail")})
 
 
 class HandoverHandler(Handler):
@@ -138,10 +138,10 @@ class HandoverHandler(Handler):
         if event["type"] != "upload.complete":
             self.set_status(204)
         elif (event["data"]["filename"] or "").lower().endswith(".exe"):
-            await self.finish({"result": "refuse", "message": "Programs are not taken here."})
+            self.write({"result": "refuse", "message": "Programs are not taken here."})
         else:
             entry = await self.store.take(self.request.headers["webhook-id"], event["data"])
-            await self.finish({"result": "done", "client_data": {"url": f"/files/{entry['id']}"}})
+            self.write({"result": "done", "client_data": {"url": f"/files/{entry['id']}"}})
 
 
 class EventsHandler(Handler):
@@ -151,13 +151,14 @@ class EventsHandler(Handler):
         """Send the visitor's list, and again whenever it changes, until the page goes away."""
         visitor = self.visitor()
         self.set_header("Content-Type", "text/event-stream")
-        while True:
-            changed = self.store.changed
-            files = [entry for entry in self.store.received.values() if entry["visitor"] == visitor]
-            self.write(f"data: {json.dumps(files)}\n\n")
-            with contextlib.suppress(TimeoutError):  # say something now and then: silent connections get cut
+        with contextlib.suppress(iostream.StreamClosedError):
+            while True:
+                changed = self.store.changed
+                files = [entry for entry in self.store.received.values() if entry["visitor"] == visitor]
+                self.write(f"data: {json.dumps(files)}\n\n")
                 await self.flush()
-                await asyncio.wait_for(changed.wait(), 15)
+                with contextlib.suppress(TimeoutError):  # say something now and then: silent connections get cut
+                    await asyncio.wait_for(changed.wait(), 15)
 
 
 class FileHandler(web.StaticFileHandler):

@@ -147,7 +147,7 @@ class Row {
     }
     const { name, bytes, last_modified } = this;
     remind(this, { name, size: bytes, last_modified, upload_url: ticket.upload_url });
-    this.upload = new incoming.Uploader(ticket.upload_url, file);
+    this.upload = incoming.Uploader(ticket.upload_url, file);
     this.upload.onprogress = () => this.follow();
     this.upload.onfinished = this.upload.oncancelled = this.upload.onerror = () => {
       remind(this, null);
@@ -222,7 +222,7 @@ class Row {
     }
     // Nobody has this upload in hand: cancelling it takes no file.
     $('.cancel', this.element).onclick = () => {
-      this.upload ??= Object.assign(new incoming.Uploader(url.href, new Blob()), { oncancelled: () => this.follow() });
+      this.upload ??= Object.assign(incoming.Uploader(url.href, new Blob()), { oncancelled: () => this.follow() });
       this.cancel();
       remind(this, null);
     };

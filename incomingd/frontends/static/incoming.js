@@ -386,6 +386,11 @@ function viaXhr({ method, url, headers, body, signal, onsent }) {
     signal.throwIfAborted();
     const xhr = new XMLHttpRequest();
     const abort = () => xhr.abort();
+    // An abort after the end would wipe the answer, which is read from the request object later.
+    const settle = (/** @type {() => void} */ how) => () => {
+      signal.removeEventListener('abort', abort);
+      how();
+    };
     xhr.open(method, url);
     for (const [name, value] of Object.entries(headers)) {
       xhr.setRequestHeader(name, value);
@@ -393,12 +398,10 @@ function viaXhr({ method, url, headers, body, signal, onsent }) {
     if (onsent) {
       xhr.upload.addEventListener('progress', (event) => onsent(event.loaded));
     }
-    xhr.addEventListener('load', () =>
-      resolve({ status: xhr.status, header: (name) => xhr.getResponseHeader(name), text: xhr.responseText }),
-    );
-    xhr.addEventListener('error', () => reject(new TypeError('the connection was lost')));
-    xhr.addEventListener('abort', () => reject(new DOMException('the request was ended', 'AbortError')));
-    xhr.addEventListener('loadend', () => signal.removeEventListener('abort', abort));
+    const header = (/** @type {string} */ name) => xhr.getResponseHeader(name);
+    xhr.addEventListener('load', settle(() => resolve({ status: xhr.status, header, text: xhr.responseText })));
+    xhr.addEventListener('error', settle(() => reject(new TypeError('the connection was lost'))));
+    xhr.addEventListener('abort', settle(() => reject(new DOMException('the request was ended', 'AbortError'))));
     signal.addEventListener('abort', abort);
     xhr.send(body ?? null);
   });
