@@ -17,7 +17,7 @@ Whatever is refused, the answer is a document of the type `{CONTENT_TYPE}` (RFC 
 
 | member | meaning |
 | --- | --- |
-| `code` | What is wrong, in a word that never changes: the first column below. Also in the browser library and the log. |
+| `code` | What is wrong, in a word that never changes: the first column below. Also in the library and the log. |
 | `type` | `{TYPE_PREFIX}` and the code. |
 | `title` | What is wrong, in a sentence that is the same every time. |
 | `detail` | What is wrong with this very request. |

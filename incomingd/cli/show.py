@@ -1,0 +1,212 @@
+"""What commands found, for people on a terminal or for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from incomingd.core.names import clean_value
+
+UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+STATUS_STYLES: Final = {
+    "open": "cyan",
+    "complete": "yellow",
+    "handing_over": "yellow",
+    "awaiting_app": "yellow",
+    "finished": "green",
+    "cancelled": "dim",
+    "expired": "dim",
+    "failed": "red",
+    "lost": "red",
+    "ready": "green",
+    "starting": "yellow",
+    "stopping": "yellow",
+}
+
+
+class Output:
+    """Standard output: tables where somebody looks at it, JSON where a program does or where it is asked for."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json or not sys.stdout.isatty()
+        self._console = Console(markup=False, highlight=False, emoji=False)
+
+    def document(self, value: object) -> None:
+        """Write one JSON value."""
+        click.echo(_json(value, indent=2))
+
+    def documents(self, values: Iterable[object]) -> None:
+        """Write a JSON list, item by item: it may be long."""
+        before = "[\n"
+        for value in values:
+            click.echo(before + _json(value), nl=False)
+            before = ",\n"
+        click.echo("[]" if before == "[\n" else "\n]")
+
+    def line(self, text: str) -> None:
+        """Write a sentence."""
+        self._console.print(Text(text))
+
+    def status(self, status: dict[str, Any]) -> None:
+        """Write what ``/status`` told."""
+        volume = status["volume"]
+        free = size(volume["free_bytes"]) + " free" if volume["free_bytes"] is not None else "does not answer"
+        rows: list[tuple[str, str | Text]] = [
+            ("state", _styled(status["state"])),
+            ("instance", f"{status['instance']}, incomingd {status['version']}, process {status['pid']}"),
+            ("up for", duration(status["uptime_s"])),
+            ("volume", f"{volume['path']} ({volume['id']}), {free}"),
+            ("appends", f"{status['appends_open']} under way, {status['uploads_in_memory']} uploads in memory"),
+            ("connections", ", ".join(f"{name} {count}" for name, count in status["connections"].items()) or "-"),
+        ]
+        self._pairs(rows)
+        table = _table("uploads", "number")
+        table.columns[1].justify = "right"
+        for name, count in status["uploads"].items():
+            table.add_row(_styled(name), str(count))
+        if status["handovers_stuck"]:
+            table.add_row(Text("stuck", style="bold red"), str(status["handovers_stuck"]))
+        self._console.print(table)
+        if not status["uploads_counted"]:
+            self.line("The daemon has not yet counted all uploads.")
+
+    def uploads(self, uploads: Iterable[dict[str, Any]]) -> None:
+        """Write a table of uploads."""
+        table = _table("id", "status", "offset", "length", "filename", "labels", "created", "hand-over")
+        table.columns[0].no_wrap = True
+        table.columns[0].overflow = "ignore"
+        for column in table.columns[2:4]:
+            column.justify = "right"
+        for upload in uploads:
+            table.add_row(
+                Text(upload["id"]),
+                _styled(upload["status"]),
+                size(upload["offset"]),
+                size(upload["length"]) if upload["length"] is not None else "?",
+                _clean(upload["filename"] or "-"),
+                _clean(", ".join(upload["labels"]) or "-"),
+                upload["created_at"].partition(".")[0].replace("T", " "),
+                _handover(upload["handover"]),
+            )
+        self._console.print(table)
+
+    def upload(self, upload: dict[str, Any]) -> None:
+        """Write one upload."""
+        client, error = upload["client"], upload["error"]
+        length = size(upload["length"]) if upload["length"] is not None else "unknown length"
+        rows: list[tuple[str, str | Text]] = [
+            ("id", Text(upload["id"])),
+            ("status", _styled(upload["status"])),
+            ("bytes", f"{size(upload['offset'])} of {length}"),
+            ("filename", _clean(upload["filename"] or "-")),
+            ("content type", _clean(upload["content_type"] or "-")),
+            ("client", _clean(client["address"] or "-")),
+            ("labels", _clean(", ".join(upload["labels"]) or "-")),
+            ("created", upload["created_at"]),
+            ("expires", upload["expires_at"] or "-"),
+            ("completed", upload["completed_at"] or "-"),
+            ("ended", upload["ended_at"] or "-"),
+            ("path", _clean(upload["path"] or "-")),
+            ("hand-over", _handover(upload["handover"])),
+            ("error", _clean(f"{error['code']}: {error['message']}") if error else "-"),
+            ("app data", _json(upload["app_data"])),
+        ]
+        self._pairs(rows)
+        if upload["callbacks"]:
+            table = _table("callback", "id", "attempts", "state", "last error")
+            for callback in upload["callbacks"]:
+                table.add_row(
+                    _clean(callback["type"]),
+                    _clean(callback["webhook_id"]),
+                    str(callback["attempts"]),
+                    _callback_state(callback),
+                    _clean(callback["last_error"] or "-"),
+                )
+            self._console.print(table)
+
+    def reload(self, found: dict[str, Any]) -> None:
+        """Write what a reload has changed."""
+        if not found["applied"] and not found["needs_restart"]:
+            self.line("Nothing has changed.")
+        for name, title in (("applied", "in force now"), ("needs_restart", "needs a restart")):
+            if found[name]:
+                table = _table(title, "old", "new")
+                for change in found[name]:
+                    table.add_row(*(_clean(change[part]) for part in ("key", "old", "new")))
+                self._console.print(table)
+
+    def pairs(self, values: dict[str, Any]) -> None:
+        """Write names and values."""
+        self._pairs((name.replace("_", " "), _clean(str(value))) for name, value in values.items())
+
+    def _pairs(self, rows: Iterable[tuple[str, str | Text]]) -> None:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in rows:
+            table.add_row(name, value)
+        self._console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _styled(status: str) -> Text:
+    return Text(_clean(status), style=STATUS_STYLES.get(status, ""))
+
+
+def _handover(handover: dict[str, Any]) -> Text:
+    parts = [handover["state"] or "-"]
+    if handover["attempts"]:
+        parts.append(f"{handover['attempts']} attempts")
+    if handover["last_error"]:
+        parts.append(handover["last_error"])
+        parts.append(f"next {handover['next_attempt_at']}" if handover["next_attempt_at"] else "given up")
+    return Text(_clean("; ".join(parts)))
+
+
+def _callback_state(callback: dict[str, Any]) -> str:
+    if callback["delivered"]:
+        return "delivered"
+    if callback["given_up"]:
+        return "given up"
+    return f"next {callback['next_attempt_at']}" if callback["next_attempt_at"] else "due"
+
+
+def _clean(text: str) -> str:
+    """Return text that was written by others, without what would move a terminal's cursor."""
+    return clean_value(text)
+
+
+def _json(value: object, *, indent: int | None = None) -> str:
+    # A terminal would obey some of the characters that JSON lets stand.
+    return json.dumps(value, indent=indent, ensure_ascii=sys.stdout.isatty())
+
+
+def size(size_bytes: int) -> str:
+    """Return a number of bytes as people say it."""
+    amount, unit = float(size_bytes), 0
+    while amount >= 1024 and unit < len(UNITS) - 1:
+        amount, unit = amount / 1024, unit + 1
+    return f"{size_bytes} B" if unit == 0 else f"{amount:.1f} {UNITS[unit]}"
+
+
+def duration(duration_s: float) -> str:
+    """Return a duration as people say it."""
+    minutes, seconds = divmod(int(duration_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
