@@ -230,6 +230,7 @@ async def _take_and_settle(
         refusal = Refusal(CUT_REFUSALS[cut.reason], retry_after_s=0)
     except VolumeError as error:
         report.ended_by = "disk"
+        upload.services.health.failed(error)
         full = isinstance(error, VolumeFullError)
         refusal = Refusal(Code.STORAGE_FULL if full else Code.STORAGE_UNAVAILABLE)
     expected = _expected(wanted, refusal)

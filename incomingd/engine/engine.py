@@ -57,7 +57,6 @@ async def refusing() -> AsyncIterator[None]:
         log.error(events.RECORD_UNREADABLE, detail=str(error))
         raise Refusal(Code.STORAGE_UNAVAILABLE, "The upload's record cannot be read.") from error
     except VolumeError as error:
-        log.error(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
         raise Refusal(Code.STORAGE_UNAVAILABLE, retry_after_s=1) from error
 
 
@@ -446,7 +445,7 @@ class Engine:
             await upload.rest()
         except VolumeError as error:
             # What is in memory is all that knows the true offset; keep it.
-            log.error(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
+            self.services.health.failed(error)
             return
         if _still_in_use(upload):
             return
@@ -460,8 +459,10 @@ class Engine:
             self.services.events.changed(upload.id)
         results = await asyncio.gather(*(self._put_down(upload) for upload in self.live), return_exceptions=True)
         for result in results:
-            if isinstance(result, VolumeError | Refusal):
-                log.error(events.VOLUME_FAILED, detail=str(result), code=Code.STORAGE_UNAVAILABLE.value)
+            if isinstance(result, VolumeError):
+                self.services.health.failed(result)
+            elif isinstance(result, Refusal):
+                log.warning(events.UPKEEP_DELAYED, detail=str(result))
             elif isinstance(result, BaseException):
                 raise result
 

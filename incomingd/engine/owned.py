@@ -11,18 +11,19 @@ The modules beside this one say what can be done to it (:mod:`appending`,
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from incomingd.core.commands import Resource
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.status import Event, Status
 from incomingd.core.tenure import Claim, ClaimKind, Identity
+from incomingd.engine.health import VolumeHealth
 from incomingd.engine.options import Durability
 from incomingd.engine.turns import Turns
 from incomingd.log import events, get_logger
 from incomingd.storage.body import CutReason
-from incomingd.storage.volume import ClaimTakenError
+from incomingd.storage.volume import ClaimTakenError, VolumeError
 
 if TYPE_CHECKING:
     from types import EllipsisType
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from incomingd.engine.events import Events
     from incomingd.engine.options import EngineOptions
     from incomingd.registry.registry import Registry
-    from incomingd.storage.volume import Volume, VolumeError
+    from incomingd.storage.volume import Volume
 
 log = get_logger()
 
@@ -56,6 +57,10 @@ class Services:
     events: Events
     options: EngineOptions
     boot_id: str
+    health: VolumeHealth = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.health = VolumeHealth(self.volume.id, self.clock)
 
     def new_token(self) -> str:
         """Return 128 random bits, spelled in hex."""
@@ -184,7 +189,12 @@ class OwnedUpload:
         """Replace the record; what is in memory follows what is stored."""
         assert self.guard.locked()
         record = replace(record, boot_id=self.services.boot_id)
-        await self.services.volume.write(record, sync=sync)
+        try:
+            await self.services.volume.write(record, sync=sync)
+        except VolumeError as error:
+            self.services.health.failed(error)
+            raise
+        self.services.health.worked()
         self.record = record
         self.services.events.changed(record.upload_id)
 

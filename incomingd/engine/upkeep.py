@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from incomingd.core.errors import Code, Refusal
+from incomingd.core.errors import Refusal
 from incomingd.core.status import Status
 from incomingd.engine import ending
 from incomingd.engine.bell import Bell
@@ -89,7 +89,7 @@ class Upkeep:
                     await services.clock.sleep(0)
             await self._forget_keys()
         except VolumeError as error:
-            log.error(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
+            services.health.failed(error)
         if expired or deleted or first:
             log.info(
                 events.SWEEP_ENDED,

@@ -6,7 +6,7 @@ import ssl
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
-from tornado.httpclient import HTTPRequest
+from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError, SimpleAsyncHTTPClient
 
 from incomingd.wire.callback import ANSWER_BYTES_MAX, Answer, Callback, parse_answer
@@ -56,10 +56,9 @@ class HttpCaller:
         )
         try:
             response = await self._client.fetch(request, raise_error=False)
-        except (OSError, ValueError, UnicodeError) as error:
+        except (HTTPClientError, OSError, ValueError) as error:
+            # Also with raise_error=False Tornado raises what is no answer.
             return Answer("error", error=_words(error))
-        if response.error is not None and response.code == 599:
-            return Answer("error", error=_words(response.error))
         return parse_answer(delivery_type, response.code, response.body or b"")
 
     def close(self) -> None:

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from incomingd.clock import Clock
     from incomingd.web.proxies import TrustedPeers
 
-LINGER_S: Final = 0.5
+LINGER_S: Final = 2.0
 LINGER_CUT_S: Final = 0.1
 """After a body that was cut here the client is to reconnect at once."""
-LINGER_BYTES: Final = 8 * 1024 * 1024
+LINGER_BYTES: Final = 64 * 1024 * 1024
 BODY_BYTES_MAX: Final = 2**62
 
 
