@@ -100,12 +100,21 @@ class HttpBody:
             return b""
         if self._reason is not None:
             raise BodyCutError(self._reason)
-        if self._expects_continue:
-            self._expects_continue = False
-            # Only now: a request that is refused at once never gets it, and its
-            # sender can spare itself the body (RFC 9110, section 10.1.1).
-            await self._ready(self._stream.write(CONTINUE))
-        data: bytes = await (self._read_fixed() if self._length is not None else self._read_chunked())
+        try:
+            if self._expects_continue:
+                self._expects_continue = False
+                # Only now: a request that is refused at once never gets it, and its
+                # sender can spare itself the body (RFC 9110, section 10.1.1).
+                await self._ready(self._stream.write(CONTINUE))
+            data: bytes = await (self._read_fixed() if self._length is not None else self._read_chunked())
+        except UnsatisfiableReadError:
+            self._break()
+        except StreamClosedError as error:
+            # Raised by a read that is begun, and by one that was waited for.
+            if isinstance(error.real_error, UnsatisfiableReadError):
+                self._break()
+            self._reason = self._reason or CutReason.CLIENT
+            raise BodyCutError(self._reason) from None
         self.taken += len(data)
         return data
 
@@ -160,15 +169,7 @@ class HttpBody:
         future = cast("asyncio.Future[T]", awaited)
         if not future.done():
             await self._wait(future)
-        try:
-            return future.result()
-        except UnsatisfiableReadError:
-            self._break()
-        except StreamClosedError as error:
-            if isinstance(error.real_error, UnsatisfiableReadError):
-                self._break()
-            self._reason = self._reason or CutReason.CLIENT
-            raise BodyCutError(self._reason) from None
+        return future.result()
 
     async def _wait(self, future: asyncio.Future[Any]) -> None:
         limits = self._limits
@@ -200,9 +201,12 @@ class HttpBody:
             left_s = deadline - self._monotonic()
             if left_s <= 0:
                 return
-            future: asyncio.Future[Any] = pending or cast(
-                "asyncio.Future[bytes]", self._stream.read_bytes(READ_BYTES, partial=True)
-            )
+            try:
+                future: asyncio.Future[Any] = pending or cast(
+                    "asyncio.Future[bytes]", self._stream.read_bytes(READ_BYTES, partial=True)
+                )
+            except StreamClosedError:
+                return
             pending = None
             if not future.done():
                 await asyncio.wait((future,), timeout=left_s)
