@@ -1,7 +1,11 @@
 """What is wrong with a configuration, said so that a person can put it right."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
+
+_WIDTH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,5 +46,19 @@ class ConfigError(Exception):
     def __str__(self) -> str:
         count = len(self.problems)
         head = "the configuration has a mistake:" if count == 1 else f"the configuration has {count} mistakes:"
-        body = "\n".join("  " + str(problem).replace("\n", "\n  ") for problem in self.problems)
-        return f"{head}\n\n{body}\n"
+        lines = [part for problem in self.problems for line in str(problem).splitlines() for part in _wrapped(line)]
+        return "\n".join([head, "", *lines, ""])
+
+
+def _wrapped(line: str) -> list[str]:
+    """Indent a line, and break it where it is too long for most terminals; what follows is indented further."""
+    text = line.lstrip()
+    indent = " " * (2 + len(line) - len(text))
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,6 +1,8 @@
 """What `incomingd --help` prints."""
 
+import os
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -43,11 +45,12 @@ beats the file. SIZE: bytes, or 512 KiB, 10 GiB. LIST: separated by commas. ADDR
 def help_page() -> str:
     """Make the page, as wide as the terminal and no wider than reads well."""
     width = min(_WIDTH_MAX, max(_WIDTH_MIN, shutil.get_terminal_size((_WIDTH_MAX, 24)).columns))
+    bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("", "")
     parts = [_HEAD, "\n", *_rows(_COMMANDS, width), "\n", _SETTINGS]
     for section, members in groupby(keys().values(), key=lambda key: key.section):
         listed = list(members)
         heading = f"{section}: {summary(listed[0].groups[0])}" if section else "General:"
-        parts += ["\n", *(f"{line}\n" for line in textwrap.wrap(heading, width))]
+        parts += ["\n", *(f"{bold}{line}{plain}\n" for line in textwrap.wrap(heading, width))]
         parts += _rows([(f"{key.option} {key.metavar}", f"{key.what} [{_default(key)}]") for key in listed], width)
     return "".join(parts)
 

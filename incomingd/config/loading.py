@@ -78,9 +78,18 @@ def load(argv: Sequence[str], environ: Mapping[str, str], *, default_file: Path 
     settings, wrong = _validate(values, problems)
     problems += _checks(settings, values, wrong)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(sorted(problems, key=_place))
     origins = {name: raw.source for name, raw in values.items()}
     return Loaded(settings, config_file, tuple(doubts(settings, origins, config_file)), origins)
+
+
+def _place(problem: Problem) -> tuple[int, int]:
+    """Order mistakes as one puts them right: the file from top to bottom, the environment, options, what follows."""
+    kind, _, name = problem.source.partition(" ")
+    if kind in {"environment", "option", "command", "default"} and (name or kind == "default"):
+        return ("environment", "command", "option", "default").index(kind) + 1, 0
+    line = problem.source.rpartition(":")[2]
+    return 0, int(line) if line.isdigit() else 0
 
 
 def _is_there(path: Path) -> bool:

@@ -35,12 +35,14 @@ def unknown_key(name: str, source: str, spell: Callable[[str], str] = str) -> Pr
         first = next(key for key in keys() if key.startswith(f"{name}."))
         return Problem("unknown_key", source, name, f"{name} is a group of keys", f"keys such as {spell(first)}")
     nearest = _nearest_keys(name)
+    if nearest:
+        return Problem("unknown_key", source, name, f"there is no key {name}", nearest=" or ".join(map(spell, nearest)))
     parent = name.rpartition(".")[0]
-    if nearest or parent not in groups():
-        meant = " or ".join(map(spell, nearest))
-        return Problem("unknown_key", source, name, f"there is no key {name}", nearest=meant)
-    others = ", ".join(key.rpartition(".")[2] for key in keys() if key.rpartition(".")[0] == parent)
-    return Problem("unknown_key", source, name, f"there is no key {name}", f"one of {parent}: {others}")
+    if parent in groups():
+        others = ", ".join(key.rpartition(".")[2] for key in keys() if key.rpartition(".")[0] == parent)
+        return Problem("unknown_key", source, name, f"there is no key {name}", f"one of {parent}: {others}")
+    tops = ", ".join(dict.fromkeys(key.partition(".")[0] for key in keys()))
+    return Problem("unknown_key", source, name, f"there is no key {name}", tops)
 
 
 def _nearest_keys(name: str) -> list[str]:

@@ -19,7 +19,7 @@ The log goes to standard error: a JSON object a line, or text for people where s
 | `ts` | When, in UTC, with milliseconds (RFC 3339). |
 | `level` | `debug`, `info`, `warning` or `error`. |
 | `event` | What happened: one of the names below. |
-| `instance` | This instance's name (key `instance`); left out on a terminal. |
+| `instance` | This instance's name (key `instance`); left out on a terminal, like fields that are null. |
 
 and the fields of its event. Fields that mean nothing in a case are null or left out. For one append or one callback
 there is one line that says all about it: `append.ended`, `handover.attempted`. These may stand in any line:

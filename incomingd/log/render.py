@@ -39,8 +39,13 @@ class ConsoleRenderer:
 
     def __call__(self, fields: Mapping[str, object]) -> str:
         """Write one event; without colours it is plain text."""
-        # One terminal shows one instance: its name in every line would only push the rest to the right.
-        shown = {printable(name): value for name, value in fields.items() if name not in {"instance", "exception"}}
+        # One terminal shows one instance: its name in every line would only push the rest to the right, as would what
+        # has no value in this case.
+        shown = {
+            printable(name): value
+            for name, value in fields.items()
+            if name not in {"instance", "exception"} and value is not None
+        }
         line = self._render(None, "", shown)
         traceback = fields.get("exception")
         if isinstance(traceback, str):

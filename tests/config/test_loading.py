@@ -261,11 +261,30 @@ def test_a_mistake_says_where_what_was_expected_and_what_was_probably_meant(load
     assert str(refused.value) == (
         "the configuration has 2 mistakes:\n"
         "\n"
-        "  c.yaml:2: there is no key limits.uplod_bytes\n"
-        "      did you mean: limits.upload_bytes\n"
         "  c.yaml:1: hold_s = '61' is too high\n"
         "      expected: a number of seconds, from 0 to 60\n"
+        "  c.yaml:2: there is no key limits.uplod_bytes\n"
+        "      did you mean: limits.upload_bytes\n"
     )
+
+
+def test_mistakes_stand_in_the_order_in_which_one_puts_them_right(mistakes: Mistakes) -> None:
+    """The file from top to bottom, then the environment, then options, then what follows from what was set."""
+    text = "hold_s: x\nfoo: 1\nuploads: {expires_in_max_s: 60}\nfiles: {mode: 9}\nbackend: {address: 'unix:/b'}"
+    found = mistakes(
+        text, "--storage.threads=0", "--bar", "x", environ={"INCOMING_BAR": "x", "INCOMING_LOG__LEVEL": "x"}
+    )
+    assert [problem.source for problem in found] == [
+        "c.yaml:1",
+        "c.yaml:2",
+        "c.yaml:3",
+        "c.yaml:4",
+        "environment variable INCOMING_BAR",
+        "environment variable INCOMING_LOG__LEVEL",
+        "option --bar",
+        "option --storage.threads",
+        "default",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -291,9 +310,12 @@ def test_a_key_is_suggested_as_its_source_spells_it(mistakes: Mistakes) -> None:
     assert [problem.nearest for problem in found] == ["INCOMING_PUBLIC__ADDRESS", "INCOMING_HOLD_S", "--public.address"]
 
 
-def test_an_unknown_key_of_a_known_group_lists_the_others(mistakes: Mistakes) -> None:
+def test_where_no_key_is_near_all_are_told(mistakes: Mistakes) -> None:
     (problem,) = mistakes("tus: {zzz: 1}")
     assert problem.expected == "one of tus: checksum_trailer"
+    (problem,) = mistakes("peer: {address: x}")
+    assert problem.expected.startswith("instance, data_dir, ")
+    assert problem.expected.endswith(" tus, storage, shutdown, log")
 
 
 BAD_FILES = {
