@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 log = get_logger()
 
 PREFIX: Final = "/incoming/1.0/frontend/uploads"
-PATTERN: Final = rf"{PREFIX}(?:/[^/]*(?:/parts/[^/]*)?)?/?"
+PATTERN: Final = rf"{PREFIX}(?:/(?![^/]+/status$).*)?"
+"""Everything below but the status for pages: what names no upload is told so in the protocol's own words."""
 _PATH: Final = re.compile(rf"{PREFIX}(?:/(?P<id>[^/]+)(?:/parts/(?P<part>[^/]+))?)?/?")
 ALLOW: Final = "POST, HEAD, PATCH, DELETE, OPTIONS"
 
