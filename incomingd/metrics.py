@@ -6,6 +6,7 @@ never an id, an address or anything that a client chooses.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -14,7 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from incomingd.core.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from incomingd.core.errors import Code
 
@@ -85,9 +86,14 @@ class Metrics:
             if status.final:
                 self._ended.labels(status.value)
 
-    def append_began(self) -> None:
-        """A request begins to send bytes; :meth:`append_ended` follows."""
+    @contextlib.contextmanager
+    def append_under_way(self) -> Iterator[None]:
+        """A request's bytes are wanted, until they are in or it is clear that none come."""
         self.appends_open += 1
+        try:
+            yield
+        finally:
+            self.appends_open -= 1
 
     def append_ended(self, *, protocol: str, ended_by: str, kept_bytes: int, duration_s: float) -> None:
         """All of a request's bytes that will come have come.
@@ -98,7 +104,6 @@ class Metrics:
             kept_bytes: how many were kept.
             duration_s: from the request's beginning on.
         """
-        self.appends_open -= 1
         self._appends.labels(protocol, ended_by).inc()
         self._received.labels(protocol).inc(max(kept_bytes, 0))
         self._append_duration.labels(protocol).observe(duration_s)

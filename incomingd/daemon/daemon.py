@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from tornado.routing import AnyMatches, PathMatches, Rule, RuleRouter, URLSpec
 from tornado.web import Application
 
-from incomingd import __version__, backend_api
+from incomingd import __version__, admin, backend_api
 from incomingd import log as logging_setup
 from incomingd.clock import SystemClock
 from incomingd.core import ids
 from incomingd.core.tenure import Identity
 from incomingd.daemon import options
 from incomingd.daemon.listeners import Listener, ListenerOptions, ListenError
+from incomingd.engine.census import Census
 from incomingd.engine.engine import Engine
 from incomingd.engine.events import Events
 from incomingd.engine.owned import Services
@@ -36,7 +37,9 @@ from incomingd.web.handler import JSON_BYTES_MAX, UnknownPathHandler, log_nothin
 from incomingd.web.proxies import TrustedPeers
 
 if TYPE_CHECKING:
-    from incomingd.config import Settings
+    from collections.abc import Callable
+
+    from incomingd.config import Changes, Settings
 
 log = get_logger()
 
@@ -70,9 +73,20 @@ class Daemon:
             allowed=settings.handover.allowed_hosts,
             concurrency=settings.handover.concurrency,
         )
-        self.handover = Handover(self.engine, self.caller, options.handover_options(settings))
         self.metrics = Metrics(version=__version__, instance=settings.instance)
+        self.handover = Handover(self.engine, self.caller, options.handover_options(settings), self.metrics)
         self.backend = backend_api.BackendApi(self.engine, options.backend_options(settings), self.metrics)
+        self.census = Census(self.engine)
+        self.reload: Callable[[], Changes] | None = None
+        self.admin = admin.AdminApi(
+            self.engine,
+            options.admin_options(settings),
+            instance=admin.Instance(__version__, settings.instance, self.volume.root),
+            metrics=self.metrics,
+            census=self.census,
+            reload=self._reload,
+            connections=lambda: {listener.name: listener.open_connections for listener in self._listeners},
+        )
         self.trusted = TrustedPeers(settings.public.trusted_proxies, setting="public.trusted_proxies")
         self.exchange_options = ExchangeOptions(
             clock=self.clock,
@@ -80,7 +94,13 @@ class Daemon:
             body_limits=options.body_limits(settings),
             close_after_answer=self._closes,
         )
-        self.uploads = UploadResource(self.engine, self.exchange_options, options.upload_options(settings))
+        self.uploads = UploadResource(
+            self.engine, self.exchange_options, options.upload_options(settings), self.metrics
+        )
+
+    def _reload(self) -> Changes:
+        assert self.reload is not None, "a daemon is reloaded by whoever loaded its settings"
+        return self.reload()
 
     def _closes(self) -> bool:
         return self.engine.state.close_after_answer
@@ -105,7 +125,12 @@ class Daemon:
         )
         self._listen("public", settings.public.address, public, settings.public.tls)
         backend_routes = backend_api.routes(self.backend)
-        self._listen("backend", settings.backend.address, self._application(backend_routes), settings.backend.tls)
+        admin_routes = admin.routes(self.admin)
+        shared = settings.admin.address == settings.backend.address
+        both = self._application(backend_routes + admin_routes if shared else backend_routes)
+        self._listen("backend", settings.backend.address, both, settings.backend.tls)
+        if not shared:
+            self._listen("admin", settings.admin.address, self._application(admin_routes), settings.admin.tls)
         try:
             for listener in self._listeners:
                 listener.bind()
@@ -149,6 +174,8 @@ class Daemon:
         self._tasks = [
             self.clock.spawn(self.handover.run(), name="hand-over"),
             self.clock.spawn(self.upkeep.run(), name="upkeep"),
+            self.clock.spawn(self.census.run(), name="census"),
+            self.clock.spawn(admin.watch_loop(self.clock, self.metrics), name="loop watch"),
         ]
         self.engine.state.ready()
         for listener in self._listeners:
@@ -209,6 +236,7 @@ class Daemon:
         self.trusted.replace(settings.public.trusted_proxies)
         self.exchange_options.body_limits = options.body_limits(settings)
         self.backend.options = options.backend_options(settings)
+        self.admin.options = options.admin_options(settings)
         options.take_over(self.uploads.options, options.upload_options(settings))
         logging_setup.configure(settings.log, instance=settings.instance, hidden=options.secrets_of(settings))
 

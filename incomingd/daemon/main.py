@@ -77,6 +77,7 @@ async def _run(loaded: config.Loaded, arguments: Sequence[str]) -> int:
         await daemon.volume.close()
         raise
     reloader = Reloader(daemon, loaded, arguments)
+    daemon.reload = reloader.reload
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask_to_stop, number.name)
     loop.add_signal_handler(signal.SIGHUP, reloader.reload_logged)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from incomingd import backend_api
+from incomingd import admin, backend_api
 from incomingd.core.record import Terms
 from incomingd.engine.options import Durability, EngineOptions
 from incomingd.frontends.uploads import UploadOptions
@@ -60,6 +60,19 @@ def backend_options(settings: Settings) -> backend_api.BackendOptions:
     return backend_api.BackendOptions(
         tokens=tuple(secrets_of(settings)),
         allowed_hosts=settings.handover.allowed_hosts,
+        base_url=settings.public.base_url,
+    )
+
+
+def admin_options(settings: Settings) -> admin.AdminOptions:
+    """Return what the admin API takes from the settings.
+
+    Operators on a listener of their own are told apart by who reaches it; on
+    the web apps' listener they need a token like everybody.
+    """
+    shared = settings.admin.address == settings.backend.address
+    return admin.AdminOptions(
+        tokens=tuple(secrets_of(settings)) if shared else (),
         base_url=settings.public.base_url,
     )
 

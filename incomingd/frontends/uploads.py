@@ -20,6 +20,7 @@ from incomingd.core.record import Terms
 from incomingd.engine.appending import AppendReport
 from incomingd.frontends import cors
 from incomingd.log import events, get_logger
+from incomingd.metrics import Metrics
 from incomingd.storage.body import CutReason
 from incomingd.web import problems
 from incomingd.web.exchange import Exchange, ExchangeOptions, Reply, Request
@@ -63,8 +64,15 @@ class Target:
 class UploadResource(httputil.HTTPServerConnectionDelegate):
     """Hands each request to an :class:`Exchange`; answers it."""
 
-    def __init__(self, engine: Engine, exchange_options: ExchangeOptions, options: UploadOptions) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        exchange_options: ExchangeOptions,
+        options: UploadOptions,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._engine = engine
+        self._metrics = metrics or Metrics(version="", instance="")
         self._exchange_options = exchange_options
         self.options = options
 
@@ -103,6 +111,8 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
         reply.headers.update(cors.answer_headers(allowed_origin))
         if method == "OPTIONS" and refusal is None:
             reply.headers.update(cors.preflight_headers())
+        if refusal is not None:
+            self._metrics.refused(refusal.code, listener="public")
         if report.offset_before is not None:
             self._log_append(target, request, reply, report, refusal, started)
         elif refusal is not None:
@@ -163,14 +173,16 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
             body_length=_body_length(request),
             trailing=self._trailing(request),
         )
-        resource = await self._engine.append(upload_id, target.part, wanted, request.body or _EMPTY, report)
+        with self._metrics.append_under_way():
+            resource = await self._engine.append(upload_id, target.part, wanted, request.body or _EMPTY, report)
         return self._of_owner(204, tus.append_headers(resource), target)
 
     async def _post(self, upload_id: str, request: Request, report: AppendReport) -> Reply:
         wanted = self._creation(request)
         if wanted.final_of is not None:
             wanted = _with_part_ids(wanted, upload_id)
-        resource = await self._engine.begin(upload_id, wanted, request.body, report)
+        with self._metrics.append_under_way():
+            resource = await self._engine.begin(upload_id, wanted, request.body, report)
         return self._created(resource, request)
 
     async def _create_openly(self, request: Request, report: AppendReport) -> Reply:
@@ -241,6 +253,10 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
     ) -> None:
         before = report.offset_before or 0
         after = report.offset_after if report.offset_after is not None else before
+        duration_s = self._exchange_options.clock.monotonic() - started
+        self._metrics.append_ended(
+            protocol="tus", ended_by=report.ended_by, kept_bytes=after - before, duration_s=duration_s
+        )
         disk = report.ended_by == "disk"
         (log.warning if disk else log.info)(
             events.APPEND_ENDED,
@@ -249,7 +265,7 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
             offset_before=before,
             offset_after=after,
             bytes=after - before,
-            duration_s=round(self._exchange_options.clock.monotonic() - started, 4),
+            duration_s=round(duration_s, 4),
             ended_by=report.ended_by,
             status=reply.status,
             code=refusal.code.value if refusal else None,

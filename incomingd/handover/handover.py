@@ -20,6 +20,7 @@ from incomingd.engine import ending
 from incomingd.engine.bell import Bell
 from incomingd.engine.events import Told
 from incomingd.log import events, get_logger
+from incomingd.metrics import Metrics
 from incomingd.storage.volume import VolumeError
 from incomingd.wire.callback import COMPLETE, Answer, Callback, callback
 
@@ -51,7 +52,10 @@ class HandoverOptions:
 class Handover:
     """One for each process."""
 
-    def __init__(self, engine: Engine, caller: Caller, options: HandoverOptions) -> None:
+    def __init__(
+        self, engine: Engine, caller: Caller, options: HandoverOptions, metrics: Metrics | None = None
+    ) -> None:
+        self._metrics = metrics or Metrics(version="", instance="")
         self._engine = engine
         self._caller = caller
         self.options = options
@@ -220,6 +224,8 @@ class Handover:
         clock = self._engine.services.clock
         started = clock.monotonic()
         answer = await self._caller.call(self._callback(record, delivery), delivery.type)
+        duration_s = clock.monotonic() - started
+        self._metrics.callback_made(kind=delivery.type, result=answer.result, duration_s=duration_s)
         level = log.warning if answer.result == "error" else log.info
         fields: dict[str, object] = {
             "upload_id": record.upload_id,
@@ -227,7 +233,7 @@ class Handover:
             "attempt": delivery.attempts,
             "host": urlsplit(record.terms.finish_url).hostname,
             "result": answer.result,
-            "duration_s": round(clock.monotonic() - started, 3),
+            "duration_s": round(duration_s, 3),
             "detail": answer.error,
         }
         if delivery.type == COMPLETE:
