@@ -59,10 +59,11 @@ async def append(
     Raises:
         Refusal: with the true offset where that helps the client.
     """
+    upload.target(part)
     turns = upload.turns(part)
     arrival = turns.arrive()
     report.slowed_s = await turns.take(arrival, hold_s=upload.services.options.hold_s)
-    async with upload.guard:
+    async with upload.quiet(CutReason.PREEMPTED, part=part, arrival=arrival):
         turns.check_newest(arrival)
         if beginning is not None and beginning != upload.record.beginnings:
             raise Refusal(Code.PREEMPTED, retry_after_s=0)

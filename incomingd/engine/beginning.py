@@ -42,8 +42,7 @@ async def begin(upload: OwnedUpload, wanted: Creation) -> Resource:
     turns = upload.turns(None)
     arrival = turns.arrive()
     await turns.take(arrival, hold_s=upload.services.options.hold_s)
-    await upload.quiesce_all(CutReason.PREEMPTED, but=None)
-    async with upload.guard:
+    async with upload.quiet(CutReason.PREEMPTED, arrival=arrival):
         turns.check_newest(arrival)
         repeated = _repeated(upload, wanted)
         if repeated is not None:
@@ -121,10 +120,7 @@ async def begin_final(upload: OwnedUpload, wanted: Creation) -> Resource:
     """
     assert wanted.final_of is not None
     upload.refuse_if_gone()
-    await upload.turns(None).quiesce(
-        upload.turns(None).arrive(), CutReason.PREEMPTED, hold_s=upload.services.options.hold_s
-    )
-    async with upload.guard:
+    async with upload.quiet(CutReason.PREEMPTED, part=None):
         record = upload.record
         if record.status.whole:
             if record.content.concat == wanted.concat:
@@ -164,9 +160,7 @@ async def begin_final(upload: OwnedUpload, wanted: Creation) -> Resource:
 
 async def drop_part(upload: OwnedUpload, part: str) -> None:
     """Delete a part that is not needed any more."""
-    turns = upload.turns(part)
-    await turns.quiesce(turns.arrive(), CutReason.ENDED, hold_s=upload.services.options.hold_s)
-    async with upload.guard:
+    async with upload.quiet(CutReason.ENDED, part=part):
         content = upload.target(part)
         parts = tuple((n, c) for n, c in upload.record.parts if n != part)
         if upload.record.status is Status.OPEN:

@@ -216,8 +216,7 @@ async def cancel(upload: OwnedUpload, *, reason: str, by_client: bool) -> None:
     Raises:
         Refusal: `handing_over` or `too_late`.
     """
-    await upload.quiesce_all(CutReason.ENDED)
-    async with upload.guard:
+    async with upload.quiet(CutReason.ENDED):
         record = upload.record
         if record.status is Status.CANCELLED:
             return
@@ -241,8 +240,7 @@ async def expire(upload: OwnedUpload) -> bool:
     services = upload.services
     if upload.record.expires_at > services.clock.now():
         return False
-    await upload.quiesce_all(CutReason.ENDED)
-    async with upload.guard:
+    async with upload.quiet(CutReason.ENDED):
         record = upload.record
         if record.status is not Status.OPEN or record.expires_at > services.clock.now():
             return False

@@ -215,10 +215,9 @@ class Engine:
                 return upload.resource(part)
             if upload.record.terms.open_creation and upload.record.final_of is not None:
                 await opening.try_to_complete(self, upload)
-            turns = upload.turns(part)
             upload.target(part)
-            await turns.quiesce(turns.arrive(), CutReason.PREEMPTED, hold_s=self.services.options.hold_s)
-            async with upload.guard:
+            arrival = upload.turns(part).arrive()
+            async with upload.quiet(CutReason.PREEMPTED, part=part, arrival=arrival):
                 upload.refuse_if_gone()
                 if ending.reached(upload, part):
                     await ending.complete_target(upload, part)
@@ -467,8 +466,8 @@ class Engine:
                 raise result
 
     async def _put_down(self, upload: OwnedUpload) -> None:
-        await upload.quiesce_all(CutReason.STOPPING)
-        await upload.rest()
+        async with upload.quiet(CutReason.STOPPING):
+            await upload.note_all()
 
     def _refuse_while_stopping(self) -> None:
         if self.state.stopping:

@@ -16,7 +16,6 @@ from incomingd.core.errors import Code, Refusal
 from incomingd.core.status import Status
 from incomingd.engine import appending, ending
 from incomingd.engine.beginning import client_of
-from incomingd.storage.body import CutReason
 
 if TYPE_CHECKING:
     from incomingd.core.commands import Creation, Resource
@@ -84,22 +83,18 @@ async def try_to_complete(engine: Engine, upload: OwnedUpload) -> None:
         return
     contents: dict[str, Content] = {}
     for index, part in enumerate(dict.fromkeys(record.final_of)):
-        async with engine.owning(part) as source:
-            turns = source.turns(None)
-            if turns.open is not None:
+        async with engine.owning(part) as source, source.guard:
+            length = source.record.content.length
+            at_rest = source.record.status is Status.OPEN and source.turns(None).open is None
+            if not at_rest or length is None or source.offsets.get(None, 0) != length:
                 return
-            await turns.quiesce(turns.arrive(), CutReason.PREEMPTED, hold_s=upload.services.options.hold_s)
-            async with source.guard:
-                length = source.record.content.length
-                if source.record.status is not Status.OPEN or length is None or source.offsets.get(None, 0) != length:
-                    return
-                content = source.record.content.cut_at(length)
-                names = {r.segment: f"from-{index}.{r.segment}" for r in content.map if length}
-                await upload.services.volume.adopt_segments(upload.id, source.id, names)
-                contents[part] = replace(
-                    content,
-                    map=tuple(replace(r, segment=names[r.segment]) for r in content.map if length),
-                )
+            content = source.record.content.cut_at(length)
+            names = {r.segment: f"from-{index}.{r.segment}" for r in content.map if length}
+            await upload.services.volume.adopt_segments(upload.id, source.id, names)
+            contents[part] = replace(
+                content,
+                map=tuple(replace(r, segment=names[r.segment]) for r in content.map if length),
+            )
     async with upload.guard:
         if upload.record.status is Status.OPEN:
             whole = concatenated(tuple(contents[part] for part in record.final_of))

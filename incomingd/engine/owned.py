@@ -11,6 +11,7 @@ The modules beside this one say what can be done to it (:mod:`appending`,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from incomingd.storage.body import CutReason
 from incomingd.storage.volume import ClaimTakenError, VolumeError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from types import EllipsisType
 
     from incomingd.clock import Clock
@@ -238,7 +240,7 @@ class OwnedUpload:
 
     async def note(self, part: str | None) -> None:
         """Make the offset in the record true where an answer rests on it."""
-        if not self.syncs_acknowledgements:
+        if not self.syncs_acknowledgements or self.record.status is not Status.OPEN:
             return
         content = self.target(part)
         if content.noted_offset == self.offsets.get(part, 0):
@@ -248,12 +250,44 @@ class OwnedUpload:
 
     # -- coming to rest
 
-    async def quiesce_all(self, reason: CutReason, *, but: str | EllipsisType | None = ...) -> None:
-        """Cut every append, except on the target *but*; return when all are at rest."""
-        hold_s = self.services.options.hold_s
-        for target, turns in list(self._turns.items()):
-            if target != but:
-                await turns.quiesce(turns.arrive(), reason, hold_s=hold_s)
+    @contextlib.asynccontextmanager
+    async def quiet(
+        self, reason: CutReason, *, part: str | EllipsisType | None = ..., arrival: int | None = None
+    ) -> AsyncIterator[None]:
+        """Hold the guard while no append is under way on *part*; ``...``: on any target.
+
+        What is under way is cut. An append begins under the guard, so a look at
+        the turns before the guard is held proves nothing: another one may have
+        begun while this one waited for it.
+
+        Args:
+            reason: told to what is cut.
+            part: the target; None: the upload itself.
+            arrival: of the request that asks, at *part* (``...``: at the upload
+                itself): what came after it is not cut but waited for. None:
+                everything is cut.
+
+        Raises:
+            Refusal: `not_ready`, when it did not come to rest within `hold_s`.
+        """
+        asked_at = self.turns(None if part is ... else part)
+        deadline = self.services.clock.monotonic() + self.services.options.hold_s
+        while True:
+            for turns in self._turns_of(part):
+                place = arrival if arrival is not None and turns is asked_at else turns.arrive()
+                left_s = deadline - self.services.clock.monotonic()
+                await turns.quiesce(place, reason, hold_s=left_s)
+            await self.guard.acquire()
+            if all(turns.open is None for turns in self._turns_of(part)):
+                break
+            self.guard.release()
+        try:
+            yield
+        finally:
+            self.guard.release()
+
+    def _turns_of(self, part: str | EllipsisType | None) -> list[Turns]:
+        return list(self._turns.values()) if part is ... else [self.turns(part)]
 
     async def rest(self) -> None:
         """Note the offsets durably: after this a restart loses nothing of them.
@@ -261,18 +295,22 @@ class OwnedUpload:
         For uploads that leave the memory, and at a stop; never under an append.
         """
         async with self.guard:
-            if self.superseded or self.record.status is not Status.OPEN:
-                return
-            record = self.record
-            for part, offset in self.offsets.items():
-                content = record.target(part)
-                if content is None or content.noted_offset == offset:
-                    continue
-                await self.services.volume.sync_segments(record, content)
-                noted = replace(content, noted_offset=offset, unverified_from=None)
-                record = record.with_target(part, noted)
-            if record is not self.record:
-                await self.write(record, sync=True)
+            await self.note_all()
+
+    async def note_all(self) -> None:
+        """Do what :meth:`rest` does, under the guard."""
+        if self.superseded or self.record.status is not Status.OPEN:
+            return
+        record = self.record
+        for part, offset in self.offsets.items():
+            content = record.target(part)
+            if content is None or content.noted_offset == offset:
+                continue
+            await self.services.volume.sync_segments(record, content)
+            noted = replace(content, noted_offset=offset, unverified_from=None)
+            record = record.with_target(part, noted)
+        if record is not self.record:
+            await self.write(record, sync=True)
 
 
 async def pull(record: Record, services: Services) -> OwnedUpload:
@@ -320,20 +358,22 @@ async def _measured(record: Record, upload: OwnedUpload) -> tuple[Record, bool]:
         offset = await services.volume.measure(record, content)
         lost = lost or offset < content.noted_offset
         upload.offsets[part] = offset
-        growing = content.growing
-        if growing is None and (content.length is None or offset < content.length):
-            content = content.grown_by(  # noqa: PLW2901 -- the same content, further on
-                segment_name(part, record.epoch), services.volume.id, offset
-            )
-        record = record.with_target(
-            part,
-            replace(
-                content,
-                noted_offset=min(content.noted_offset, offset),
-                unverified_from=None,
-            ),
-        )
+        if record.boot_id != services.boot_id or content.unverified_from is not None:
+            # The record that follows does not tell these bytes from good ones.
+            await services.volume.cut_back(record.upload_id, content, offset)
+        record = record.with_target(part, _to_go_on(part, record, content, offset, services.volume.id))
     return record, lost
+
+
+def _to_go_on(part: str | None, record: Record, content: Content, offset: int, volume_id: str) -> Content:
+    """Return *content*, measured, with the segment into which the next bytes go."""
+    growing = content.growing
+    noted_offset = min(content.noted_offset, offset)
+    if growing is not None and offset < growing.start:
+        content, growing = content.cut_at(offset), None
+    if growing is None and (content.length is None or offset < content.length):
+        content = content.grown_by(segment_name(part, record.epoch), volume_id, offset)
+    return replace(content, noted_offset=noted_offset, unverified_from=None)
 
 
 def segment_name(part: str | None, epoch: int) -> str:
