@@ -17,16 +17,16 @@ function size(bytes) {
   const units = ['bytes', 'KB', 'MB', 'GB', 'TB'];
   const step = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log10(Math.max(1, bytes)) / 3)));
   const value = bytes / 1000 ** step;
-  return `${value.toFixed(step === 0 || value >= 100 ? 0 : 1)} ${units[step]}`;
+  return `${value.toFixed(step === 0 || value >= 100 ? 0 : 1)}\u00a0${units[step]}`;
 }
 
 /** @param {number} seconds */
 function duration(seconds) {
   if (seconds < 60) {
-    return `${Math.max(1, Math.round(seconds))} s left`;
+    return `${Math.max(1, Math.round(seconds))}\u00a0s left`;
   }
   const minutes = Math.round(seconds / 60);
-  return minutes < 60 ? `${minutes} min left` : `${Math.floor(minutes / 60)} h ${minutes % 60} min left`;
+  return minutes < 60 ? `${minutes}\u00a0min left` : `${Math.floor(minutes / 60)}\u00a0h ${minutes % 60}\u00a0min left`;
 }
 
 /** @param {string} name @returns {string} what stands on the little sheet of paper before a file's name */
@@ -62,6 +62,20 @@ function remind(row, reminder) {
 /** @type {Set<Row>} */
 const rows = new Set();
 
+const WORDS = {
+  idle: 'Waiting',
+  asking: 'Connecting',
+  creating: 'Connecting',
+  sending: 'Uploading',
+  reconnecting: 'Reconnecting',
+  paused: 'Paused',
+  cancelling: 'Cancelling',
+  cancel_waiting: 'Cancelling',
+  finished: 'Handed over',
+  cancelled: 'Cancelled',
+  failed: 'Failed',
+};
+
 /** One file on its way. */
 class Row {
   /** @type {File | null} null: known from before a reload */
@@ -86,7 +100,7 @@ class Row {
     $('.again input', this.element).onchange = (/** @type {any} */ event) => add(event.target.files);
     rows.add(this);
     $('#uploads ul').append(this.element);
-    this.show('queued', 'Waiting for its turn', size(bytes));
+    this.show('queued', 'Waiting', size(bytes));
   }
 
   /** @param {{ name: string, size: number, last_modified: number }} file */
@@ -134,10 +148,10 @@ class Row {
     const ticket = await answer?.json().catch(() => null);
     if (answer?.status !== 201) {
       if (answer && answer.status < 500) {
-        this.show('failed', `Not taken: ${ticket?.detail ?? 'the server does not say why'}`);
+        this.show('failed', 'Failed', ticket?.detail ?? 'The server does not say why.');
         next();
       } else {
-        this.show('reconnecting', 'The upload service does not answer; trying again');
+        this.show('reconnecting', 'Reconnecting', ticket?.detail ?? 'The upload service does not answer.');
         setTimeout(() => this.state === 'reconnecting' && this.start(), TICKET_RETRY_MS);
       }
       return;
@@ -169,19 +183,25 @@ class Row {
     $('.pause', this.element).hidden = !upload.can_pause || upload.paused;
     $('.resume', this.element).hidden = !upload.paused;
     $('.cancel', this.element).hidden = !upload.can_cancel;
-    const refused = upload.error_code === 'refused';
-    const words = upload.state_msg.charAt(0).toUpperCase() + upload.state_msg.slice(1);
-    this.show(refused ? 'refused' : upload.state, words, this.figures());
+    if (upload.error_code === 'refused') {
+      this.show('refused', 'Refused', this.figures());
+    } else if (upload.state === 'watching') {
+      this.show('watching', upload.handover_state === 'arrived' ? 'Arrived' : 'Being handed over', this.figures());
+    } else {
+      this.show(upload.state, WORDS[/** @type {keyof WORDS} */ (upload.state)], this.figures());
+    }
     if (['paused', 'watching'].includes(upload.state)) {
       next();
     }
   }
 
+  /** The line below the bar: how far, how fast, or why not. */
   figures() {
-    const { state, bytes_tx, bytes_total } = this.upload;
+    const { state, bytes_tx, bytes_total, error_msg } = this.upload;
     if (state !== 'sending') {
       this.#marks = [];
-      return state === 'paused' || state === 'reconnecting' ? `${size(bytes_tx)} of ${size(bytes_total)}` : size(bytes_total);
+      const some = bytes_tx < bytes_total && ['paused', 'reconnecting'].includes(state);
+      return error_msg || (some ? `${size(bytes_tx)} of ${size(bytes_total)}` : size(bytes_total));
     }
     const now = performance.now();
     this.#marks = [...this.#marks.filter(({ at }) => now - at < 5000), { at: now, bytes: bytes_tx }];
@@ -207,7 +227,7 @@ class Row {
 
   /** It was under way before the page was loaded anew: say how much is there, and ask for the file. */
   async ask(/** @type {string} */ upload_url) {
-    this.show('missing', 'Drop this file again to go on', size(this.bytes));
+    this.show('missing', 'Interrupted', 'Drop the file here again to go on');
     const url = new URL(upload_url, $('script[src*="/incoming/"]').src);
     const status = await fetch(`${url}/status`).then((answer) => answer.json()).catch(() => null);
     if (this.state !== 'missing') {
@@ -218,7 +238,8 @@ class Row {
       this.remove();
     } else if (status) {
       $('progress', this.element).value = this.bytes ? status.offset / this.bytes : 0;
-      this.show('missing', 'Drop this file again to go on', `${size(status.offset)} of ${size(this.bytes)} are safe`);
+      const kept = `${size(status.offset)} of ${size(this.bytes)} are safe`;
+      this.show('missing', 'Interrupted', `${kept} · drop the file again to go on`);
     }
     // Nobody has this upload in hand: cancelling it takes no file.
     $('.cancel', this.element).onclick = () => {
@@ -265,7 +286,7 @@ function add(files) {
     }
     const row = known ?? new Row(described);
     row.file = file;
-    row.show('queued', 'Waiting for its turn', size(row.bytes));
+    row.show('queued', 'Waiting', size(row.bytes));
   }
   next();
 }
