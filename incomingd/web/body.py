@@ -61,6 +61,7 @@ class HttpBody:
         self._stream = stream
         self._length = length
         self._left = length if length is not None else 0
+        self._in_chunks = False
         self._limits = limits
         self._monotonic = monotonic
         self._expects_continue = expects_continue
@@ -113,7 +114,7 @@ class HttpBody:
             # Raised by a read that is begun, and by one that was waited for.
             if isinstance(error.real_error, UnsatisfiableReadError):
                 self._break()
-            self._reason = self._reason or CutReason.CLIENT
+            self._reason = self.cut_reason or CutReason.CLIENT
             raise BodyCutError(self._reason) from None
         self.taken += len(data)
         return data
@@ -131,20 +132,27 @@ class HttpBody:
 
     async def _read_chunked(self) -> bytes:
         if self._left == 0:
+            if self._in_chunks:
+                await self._read_chunk_end()
             line = await self._ready(self._stream.read_until(b"\r\n", max_bytes=CHUNK_LINE_BYTES))
             match = _CHUNK_SIZE.fullmatch(line)
             if match is None:
                 self._break()
             self._left = int(match[1], 16)
-            if self._left == 0:
+            self._in_chunks = self._left > 0
+            if not self._in_chunks:
                 await self._read_trailers()
                 self.ended = True
                 return b""
         data: bytes = await self._ready(self._stream.read_bytes(min(self._left, READ_BYTES), partial=True))
         self._left -= len(data)
-        if self._left == 0 and await self._ready(self._stream.read_bytes(2)) != b"\r\n":
-            self._break()
+        # The end of a chunk is read with the next one: bytes that are here are
+        # kept, even if the connection is cut right behind them.
         return data
+
+    async def _read_chunk_end(self) -> None:
+        if await self._ready(self._stream.read_bytes(2)) != b"\r\n":
+            self._break()
 
     async def _read_trailers(self) -> None:
         left = TRAILER_BYTES
