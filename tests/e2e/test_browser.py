@@ -91,7 +91,6 @@ async def test_stock_clients_in_a_browser_survive_a_killed_daemon(
 ) -> None:
     """Three times `kill -9` under Uppy and tus-js-client: they end well, with one 201 each."""
     daemon = make_daemon({"handover.backoff_max_s": 1})
-    supervisor = Supervisor(daemon)
     backend = Backend(daemon, app)
 
     async def one(script: str, link: Link) -> None:
@@ -104,7 +103,7 @@ async def test_stock_clients_in_a_browser_survive_a_killed_daemon(
         assert link.count("POST", 201) == 1
         await asyncio.to_thread(app.check_arrived, ticket["id"], content.sha256())
 
-    def kill_three_times(links: list[Link]) -> None:
+    def kill_three_times(supervisor: Supervisor, links: list[Link]) -> None:
         for tenths in (2, 4, 6):
             wait_until(
                 lambda share=tenths / 10: all(link.upstream_bytes > share * SIZE_BYTES for link in links),  # type: ignore[misc] # mypy infers no lambda with a default
@@ -114,11 +113,13 @@ async def test_stock_clients_in_a_browser_survive_a_killed_daemon(
             supervisor.kill9_when_ready()
 
     with (
+        Supervisor(daemon) as supervisor,
         Link(daemon.public, rate_bytes_per_s=1.5 * MIB) as first,
         Link(daemon.public, rate_bytes_per_s=1.5 * MIB) as second,
     ):
         await asyncio.gather(
-            one(UPPY_CHUNKED, first), one(TUS_JS, second), asyncio.to_thread(kill_three_times, [first, second])
+            one(UPPY_CHUNKED, first),
+            one(TUS_JS, second),
+            asyncio.to_thread(kill_three_times, supervisor, [first, second]),
         )
-    assert supervisor.kills == 3
-    await asyncio.to_thread(supervisor.close)
+        assert supervisor.kills == 3

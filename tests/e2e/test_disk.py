@@ -31,7 +31,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def small_daemon(disk: Path, make_daemon: MakeDaemon) -> Daemon:
     """A daemon whose volume is the small disk."""
-    return make_daemon({"data_dir": disk / "data", "limits.free_space_reserve_bytes": 1 * MIB})
+    settings = {"data_dir": disk / "data", "limits.free_space_reserve_bytes": 1 * MIB}
+    return make_daemon(settings, allowed={"volume.failed"})
 
 
 @pytest.fixture

@@ -135,18 +135,22 @@ class App:
         return found
 
     def check_arrived(self, upload_id: str, sha256: str, *, timeout_s: float = 30) -> Delivery:
-        """Wait for the file, and fail unless it is *sha256*, well signed, and known by one callback id only."""
+        """Wait for the file, and fail unless it is *sha256*, well signed, and known by one callback id only.
+
+        Where the daemon may have been killed while the app was reading, wait for the upload to be finished first: only
+        of the last callback it is sure that the daemon lived through it.
+        """
         deliveries = self.wait_for(upload_id, timeout_s=timeout_s)
         for delivery in deliveries:
             assert delivery.verified, f"bad signature: {delivery}"
             for seen in (delivery.sha256_by_path, delivery.sha256_by_url):
                 assert seen in (None, sha256), f"another file arrived: {delivery}"
-        first = deliveries[0]
+        last = deliveries[-1]
         if self.read_files:
-            assert first.sha256_by_path == sha256, f"the file could not be read by its path: {first}"
-            assert first.sha256_by_url == sha256, f"the file could not be read by its URL: {first}"
+            assert last.sha256_by_path == sha256, f"the file could not be read by its path: {last}"
+            assert last.sha256_by_url == sha256, f"the file could not be read by its URL: {last}"
         assert len({delivery.id for delivery in deliveries}) == 1, f"several callback ids: {deliveries}"
-        return first
+        return last
 
     # -- called by the server's threads
 

@@ -46,6 +46,8 @@ class Daemon:
         self.log_path = folder / "incomingd.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0
+        self.supervised = False
+        """Whether somebody else starts the process again when it has ended."""
 
     @property
     def public_url(self) -> str:
@@ -88,8 +90,9 @@ class Daemon:
 
         def ready() -> bool:
             assert self.process is not None
-            assert self.process.poll() is None, (
-                f"incomingd ended with {self.process.returncode} at its start:\n{self.log_tail()}"
+            status = self.process.poll()
+            assert status is None or (self.supervised and status == -signal.SIGKILL), (
+                f"incomingd ended with {status} at its start:\n{self.log_tail()}"
             )
             return self.is_ready()
 
@@ -141,7 +144,7 @@ class Daemon:
             self.stop()
         self.start()
 
-    def log_tail(self, lines: int = 40) -> str:
+    def log_tail(self, lines: int = 15) -> str:
         """Return the last lines of the log as they are."""
         if not self.log_path.exists():
             return "(no log)"
@@ -185,17 +188,30 @@ class Daemon:
 
 
 class Supervisor:
-    """Starts a `Daemon` again as soon as it has ended, as systemd does; `close` ends that (and leaves it running)."""
+    """Starts a `Daemon` again as soon as it has ended, as systemd does. A context manager: the end stops the daemon."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
+        daemon.supervised = True
         self.kills = 0
         self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
-        if daemon.process is None:
-            daemon.start()
+
+    def __enter__(self) -> Self:
+        if self.daemon.process is None:
+            self.daemon.start()
         self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._closing = True
+        # From here on there is no successor, so this is the last one.
+        self.daemon.supervised = False
+        self.daemon.stop()
+        self._thread.join(5)
+        assert not self._thread.is_alive()
 
     def _watch(self) -> None:
         while True:
@@ -214,21 +230,12 @@ class Supervisor:
             assert process is not None
             process.kill()
             self.kills += 1
-            self._changed.wait_for(lambda: self.daemon.process is not process)
+            self._changed.wait_for(lambda: self.daemon.process is not process, READY_WITHIN_S)
 
     def kill9_when_ready(self) -> None:
         """Wait until the present daemon is ready, then kill it."""
         self.daemon.wait_ready()
         self.kill9()
-
-    def close(self) -> None:
-        """Stop watching. The daemon, if it runs, goes on."""
-        self.daemon.wait_ready()
-        with self._changed:
-            self._closing = True
-        self.daemon.stop()
-        self._thread.join(5)
-        assert not self._thread.is_alive()
 
 
 class Killer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,20 +25,22 @@ def app() -> Iterator[App]:
 def make_daemon(tmp_path: Path) -> Iterator[MakeDaemon]:
     """Return a function that starts a daemon with settings: ``make_daemon({"limits.upload_bytes": 10})``.
 
-    All of them are stopped at the end, and their logs must hold no error.
+    All of them are stopped at the end, and their logs must hold no error but the events that are *allowed*.
     """
     daemons: list[Daemon] = []
+    all_allowed: list[frozenset[str]] = []
 
-    def make(settings: dict[str, object] | None = None, *, start: bool = True) -> Daemon:
+    def make(settings: dict[str, object] | None = None, *, start: bool = True, allowed: Collection[str] = ()) -> Daemon:
         daemon = Daemon(tmp_path / f"daemon-{len(daemons)}", settings)
         daemons.append(daemon)
+        all_allowed.append(frozenset(allowed))
         return daemon.start() if start else daemon
 
     yield make
     try:
-        for daemon in daemons:
+        for daemon, allowed in zip(daemons, all_allowed, strict=True):
             daemon.stop()
-            daemon.check_log()
+            daemon.check_log(allowed=allowed)
     finally:
         for daemon in daemons:
             if daemon.process is not None and daemon.process.poll() is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -75,13 +76,17 @@ class Wire:
         self.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
 
     def request(self, method: str, path: str, headers: Headers | None = None, body: bytes | None = None) -> Response:
-        """Send one request and return its response; ``Content-Length`` is added where there is a body."""
+        """Send one request and return its response; ``Content-Length`` is added where there is a body.
+
+        A server may answer before it has the whole body, and close: what it said then is the response.
+        """
         given = dict(headers or {})
         if body is not None and not {"content-length", "transfer-encoding"} & {name.lower() for name in given}:
             given["Content-Length"] = str(len(body))
         self.send_head(method, path, given)
         if body:
-            self.send(body)
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                self.send(body)
         return self.read_response(method)
 
     def read_response(self, method: str = "GET") -> Response:

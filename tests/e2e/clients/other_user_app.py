@@ -18,10 +18,10 @@ class Handler(BaseHTTPRequestHandler):
         event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         status, text = 200, b"done"
         if event["type"] == "upload.complete":
-            goal = os.path.join(FOLDER, event["data"]["id"])  # noqa: PTH118 -- plain on purpose
+            goal = os.path.join(FOLDER, event["data"]["id"])
             try:
                 if HOW == "move":
-                    os.rename(event["data"]["path"], goal)  # noqa: PTH104 -- a rename and nothing else
+                    os.rename(event["data"]["path"], goal)
                 else:
                     shutil.copyfile(event["data"]["path"], goal)
             except OSError as error:
