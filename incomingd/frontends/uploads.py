@@ -207,13 +207,22 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
         )
 
     def _trailing(self, request: Request) -> Callable[[], Checksum] | None:
-        """Return what asks for the checksum behind the body, where one is announced."""
+        """Return what asks for the checksum behind the body, where one is announced.
+
+        Raises:
+            Refusal: `checksum_malformed`: it is announced and cannot come.
+        """
         announced = single(request.get_all, "Trailer") or ""
         if "upload-checksum" not in {name.strip().lower() for name in announced.split(",")}:
             return None
         body = request.body
-        if not self.options.limits.checksum_trailer or body is None or body.length is not None:
+        if body is None:
             return None
+        # Ignoring it would keep bytes that their client believes to be verified.
+        if not self.options.limits.checksum_trailer:
+            raise Refusal(Code.CHECKSUM_MALFORMED, "A checksum behind the body is not offered here.")
+        if body.length is not None:
+            raise Refusal(Code.CHECKSUM_MALFORMED, "A checksum behind the body needs a chunked body.")
         return lambda: tus.trailing_checksum(body.trailers)
 
     def _created(self, resource: Resource, request: Request) -> Reply:

@@ -164,8 +164,10 @@ class HttpBody:
             name, colon, value = line.decode("latin-1").partition(":")
             if not colon or left <= 0:
                 self._break()
-            if name.strip().lower() in TRAILERS_KEPT:
-                self.trailers[name.strip().lower()] = value.strip()
+            name, value = name.strip().lower(), value.strip()
+            if name in TRAILERS_KEPT:
+                # One that comes twice is a list (RFC 9110, section 5.3), never a choice.
+                self.trailers[name] = f"{self.trailers[name]}, {value}" if name in self.trailers else value
 
     def _break(self) -> NoReturn:
         self._reason = CutReason.MALFORMED
