@@ -151,6 +151,7 @@ async def begin_final(upload: OwnedUpload, wanted: Creation) -> Resource:
             ),
             sync=upload.syncs_acknowledgements,
         )
+        upload.offsets[None] = 0
         await _drop(upload, dropped)
         if ending.reached(upload, None):
             await ending.complete_target(upload, None)
@@ -165,7 +166,6 @@ async def drop_part(upload: OwnedUpload, part: str) -> None:
         parts = tuple((n, c) for n, c in upload.record.parts if n != part)
         if upload.record.status is Status.OPEN:
             await upload.write(replace(upload.record, parts=parts), sync=upload.syncs_acknowledgements)
-            upload.forget_turns(part)
             await _drop(upload, [part_range.segment for part_range in content.map])
 
 
@@ -249,15 +249,12 @@ async def _emptied(upload: OwnedUpload, *, keep_parts: bool = False) -> tuple[Re
             dropped += [part_range.segment for part_range in content.map]
     if upload.offsets.get(None, 0) > 0 or record.parts or record.final_of is not None:
         record = await upload.claim(ClaimKind.ANEW)
+        content = Content().grown_by(segment_name(None, record.epoch), upload.services.volume.id, 0)
     else:
         # No byte has come: the segment that the pull named is as good as new.
         dropped = []
-    content = Content().grown_by(segment_name(None, record.epoch), upload.services.volume.id, 0)
-    if not dropped:
         content = replace(record.content, unverified_from=None)
     if not keep_parts:
-        for name, _ in record.parts:
-            upload.forget_turns(name)
         record = replace(record, parts=())
     return replace(record, content=content, final_of=None), dropped
 
@@ -291,7 +288,6 @@ def _with_space_for_part(upload: OwnedUpload, wanted: Creation) -> tuple[Record,
         content = record.target(oldest)
         assert content is not None
         dropped += [part_range.segment for part_range in content.map]
-        upload.forget_turns(oldest)
         record = replace(record, parts=tuple((n, c) for n, c in record.parts if n != oldest))
     return record, dropped
 

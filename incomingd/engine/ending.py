@@ -22,6 +22,9 @@ from incomingd.storage.volume import VolumeError
 if TYPE_CHECKING:
     from incomingd.engine.owned import OwnedUpload, Services
 
+CONFIRM_TIMEOUT = "confirm_timeout"
+"""An app that has crashed has not refused: its file stays as long as the record does."""
+REFUSED = "refused"
 JOIN_RETRY_FIRST_S = 1.0
 JOIN_RETRY_MAX_S = 60.0
 
@@ -84,7 +87,6 @@ async def complete_with(upload: OwnedUpload, content: Content) -> None:
         await upload.services.volume.sync_segments(upload.record, _of_bytes(content))
     claimed = await upload.claim(ClaimKind.COMPLETE)
     services = upload.services
-    upload.offsets[None] = content.length or 0
     await upload.write(
         claimed.after(
             Event.COMPLETED,
@@ -97,6 +99,7 @@ async def complete_with(upload: OwnedUpload, content: Content) -> None:
         ),
         sync=upload.syncs_completion,
     )
+    upload.offsets[None] = content.length or 0
     services.events.tell(Told.COMPLETED, upload.record)
     start_joining(upload)
 
@@ -158,6 +161,13 @@ async def _join(upload: OwnedUpload) -> None:
         upload.busy -= 1
 
 
+def keeps_file(record: Record) -> bool:
+    """Whether an ended upload leaves its file, as the web app asked or because it never said what became of it."""
+    if record.status is Status.FAILED:
+        return record.failure is not None and record.failure.code == CONFIRM_TIMEOUT
+    return record.status is Status.FINISHED and record.terms.after_handover == "keep"
+
+
 def _is_complete(upload: OwnedUpload) -> bool:
     return upload.record.status is Status.COMPLETE
 
@@ -172,7 +182,6 @@ async def end(
     failure: Failure | None = None,
     notify: str | None = None,
     handover: Handover | None = None,
-    keep_file: bool = False,
 ) -> None:
     """Claim the end, record it, and only then delete. Under the guard.
 
@@ -182,7 +191,6 @@ async def end(
         failure: why, where it is no success.
         notify: type of the callback that tells the web app.
         handover: what the hand-over has come to.
-        keep_file: the complete file stays, as the web app asked.
     """
     services = upload.services
     claimed = await upload.claim(ClaimKind.ENDED)
@@ -204,7 +212,7 @@ async def end(
     if notifications:
         services.events.tell(Told.DUE, upload.record)
     try:
-        await services.volume.drop_bytes(upload.record, file_too=not keep_file)
+        await services.volume.drop_bytes(upload.record, file_too=not keeps_file(upload.record))
     except VolumeError as error:
         # The end stands; what is left of the bytes goes with the record.
         services.report_drop_failure(upload.record, error)
@@ -292,7 +300,6 @@ async def app_done(upload: OwnedUpload, *, message: str | None, client_data: obj
             upload,
             Event.APP_DONE,
             handover=_settled(record, message=message, client_data=client_data),
-            keep_file=record.terms.after_handover == "keep",
         )
 
 
@@ -309,13 +316,10 @@ async def app_refused(
         await end(
             upload,
             event,
-            failure=Failure("confirm_timeout" if by_deadline else "refused", text),
+            failure=Failure(CONFIRM_TIMEOUT if by_deadline else REFUSED, text),
             # The app need not be told what it has just said.
             notify="upload.failed" if by_deadline else None,
             handover=_settled(record, message=message, client_data=client_data),
-            # An app that has crashed has not refused: its file stays as long as
-            # the record does.
-            keep_file=by_deadline,
         )
 
 
@@ -351,7 +355,7 @@ async def app_waits(upload: OwnedUpload, *, deadline: float, message: str | None
         await upload.write(waiting, sync=upload.syncs_completion)
 
 
-async def handover_failed(upload: OwnedUpload, *, error: str, next_attempt_at: float | None) -> None:
+async def handover_failed(upload: OwnedUpload, *, error: str | None, next_attempt_at: float | None) -> None:
     """An attempt failed; the file stays. None for the next: attempts have ended."""
     async with upload.guard:
         record = upload.record
@@ -385,7 +389,8 @@ async def redeliver(upload: OwnedUpload) -> None:
             record = replace(
                 record,
                 notifications=tuple(
-                    replace(n, given_up=False, delivered=False, next_attempt_at=None) for n in record.notifications
+                    replace(n, given_up=False, delivered=False, next_attempt_at=None, first_attempt_at=None)
+                    for n in record.notifications
                 ),
             )
         else:

@@ -378,6 +378,9 @@ class Engine:
         finally:
             self.services.events.unwatch(upload_id, watcher)
         async with refusing(), self._changing(upload_id) as upload:
+            if _confirmed(upload.record, done=done):
+                # Its answer was lost; it says the same again.
+                return View(upload.record, upload.record.content.length or 0)
             if upload.record.status is not Status.AWAITING_APP:
                 raise Refusal(Code.NOT_WAITING, f"The upload is {upload.record.status.value}.")
             if done:
@@ -409,23 +412,27 @@ class Engine:
                 ending.resume(upload, self.services)
         elif record.status in (Status.COMPLETE, Status.HANDING_OVER, Status.AWAITING_APP) or ending.pending(record):
             self.services.events.tell(Told.DUE, record)
+        if record.status.final or record.joined:
+            # Deleting may have been cut short.
+            keeps = not record.status.final or ending.keeps_file(record)
+            await self.services.volume.drop_bytes(record, file_too=not keeps)
 
-    async def expire(self, upload_id: str) -> None:
-        """End an upload whose time is over."""
+    async def expire(self, upload_id: str) -> bool:
+        """End an upload whose time is over; return whether it was."""
         async with self._owning(upload_id) as upload:
-            if await ending.expire(upload):
-                log.info(
-                    events.UPLOAD_EXPIRED,
-                    upload_id=upload_id,
-                    offset=upload.offsets.get(None, 0),
-                )
+            expired = await ending.expire(upload)
+        if expired:
+            log.info(events.UPLOAD_EXPIRED, upload_id=upload_id, offset=upload.offsets.get(None, 0))
+            # Thousands may expire at once: none stays in memory.
+            await self._evict(upload)
+        return expired
 
     async def forget(self, record: Record) -> None:
         """Delete the record of an upload that ended long ago."""
         if record.upload_id in self._live:
             await self._evict(self._live[record.upload_id])
-        if record.status is Status.FAILED:
-            # The web app never said what became of the file: it was kept till now.
+        if record.status is not Status.FINISHED or not ending.keeps_file(record):
+            # Kept till now, or left behind when deleting it was cut short.
             await self.services.volume.drop_bytes(record, file_too=True)
         await self.services.volume.remove(record.upload_id)
         self.services.events.tell(Told.FORGOTTEN, record)
@@ -519,6 +526,7 @@ class Engine:
             upload.touch()
             if upload.superseded and self._live.get(upload_id) is upload:
                 del self._live[upload_id]
+                await self.services.registry.released(upload_id, self.services.identity, upload.record.epoch)
 
     async def _owned(self, upload_id: str) -> OwnedUpload:
         while True:
@@ -560,8 +568,13 @@ class Engine:
             log.error(events.UPLOAD_LOST, upload_id=upload_id)
             return lost.upload
         async with upload.guard:
-            if ending.reached(upload, None):
-                await ending.complete_target(upload, None)
+            for part in (*dict(upload.record.parts), None):
+                if ending.reached(upload, part):
+                    await ending.complete_target(upload, part)
+        if upload.record.status is Status.COMPLETE and not upload.record.joined:
+            # Whoever asked for it, the file must come to be: the first pass
+            # leaves out what is in use already.
+            ending.start_joining(upload)
         return upload
 
     async def _reloaded(self, record: Record) -> OwnedUpload:
@@ -578,6 +591,13 @@ class Engine:
             if offsets[None] < record.content.noted_offset:
                 raise LostBytesError(upload)
         return upload
+
+
+def _confirmed(record: Record, *, done: bool) -> bool:
+    """Whether the web app has said just this before."""
+    if done:
+        return record.status is Status.FINISHED
+    return record.status is Status.FAILED and record.failure is not None and record.failure.code == ending.REFUSED
 
 
 def _still_in_use(upload: OwnedUpload) -> bool:

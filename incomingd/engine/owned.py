@@ -114,11 +114,6 @@ class OwnedUpload:
         """Whether anything is done to it just now: memory must keep it."""
         return self.busy > 0 or any(turns.open is not None for turns in self._turns.values())
 
-    def forget_turns(self, part: str) -> None:
-        """A part is gone."""
-        self._turns.pop(part, None)
-        self.offsets.pop(part, None)
-
     def touch(self) -> None:
         """Somebody asked for it."""
         self.used_at = self.services.clock.monotonic()
@@ -198,6 +193,10 @@ class OwnedUpload:
             raise
         self.services.health.worked()
         self.record = record
+        parts = {name for name, _ in record.parts}
+        for name in [name for name in self._turns if name is not None and name not in parts]:
+            del self._turns[name]
+            self.offsets.pop(name, None)
         self.services.events.changed(record.upload_id)
 
     async def claim(self, kind: ClaimKind) -> Record:

@@ -39,6 +39,8 @@ class Upkeep:
         self._removed_since_keys = 0
         self._keys_at = 0.0
         self._bell = Bell()
+        self._passed: set[str] = set()
+        """Groups that the first pass has been through; what failed in others is tried again."""
         self.first_pass_done = asyncio.Event()
         tell = engine.services.events.subscribe
         for told in (Told.CREATED, Told.CHANGED, Told.ENDED):
@@ -65,28 +67,32 @@ class Upkeep:
         self._bell.ring()
 
     async def run(self) -> None:
-        """Make the first pass, then one at each interval, until cancelled."""
+        """Make a pass at each interval, until cancelled; the first sees every upload."""
         clock = self._engine.services.clock
-        await self._pass(first=True)
-        self.first_pass_done.set()
         while True:
+            await self._pass()
             await self._bell.wait(clock, self.interval_s)
             await self._engine.release_idle()
-            await self._pass(first=False)
 
-    async def _pass(self, *, first: bool) -> None:
+    async def _pass(self) -> None:
         services = self._engine.services
         started = services.clock.monotonic()
+        first = not self.first_pass_done.is_set()
+        unseen: set[str] = set()
         expired = deleted = 0
         try:
-            groups = await services.volume.groups() if first else self._due_groups()
-            for group in groups:
-                counts = await self._visit(group, first=first)
+            if first:
+                unseen = set(await services.volume.groups()) - self._passed
+            for group in sorted(unseen.union(self._due_groups())):
+                counts = await self._visit(group, first=group in unseen)
                 expired += counts[0]
                 deleted += counts[1]
                 if first:
                     # Thousands of records must not delay a request.
                     await services.clock.sleep(0)
+            if first and unseen <= self._passed:
+                self._passed.clear()
+                self.first_pass_done.set()
             await self._forget_keys()
         except VolumeError as error:
             services.health.failed(error)
@@ -103,34 +109,43 @@ class Upkeep:
         return [group for group, due in self._due.items() if due <= now]
 
     async def _visit(self, group: str, *, first: bool) -> tuple[int, int]:
-        """Do what is due in one group; return how many expired and were deleted."""
+        """Do what is due in one group; return how many expired and were deleted.
+
+        What cannot be done for one upload must not keep the others from it: the
+        group is visited again.
+        """
         services = self._engine.services
+        upload_ids = await services.volume.ids_in(group)
         self._due.pop(group, None)
         expired = deleted = 0
-        for upload_id in await services.volume.ids_in(group):
+        troubled = False
+        for upload_id in upload_ids:
             try:
                 record = await services.volume.read(upload_id)
-            except RecordUnreadableError as error:
-                log.error(events.RECORD_UNREADABLE, upload_id=upload_id, detail=str(error))
-                continue
-            if record is None:
-                continue
-            try:
+                if record is None:
+                    continue
                 if first:
                     await self._engine.resume(record)
-                now = services.clock.now()
-                if self._due_at(record) > now:
+                if self._due_at(record) > services.clock.now():
                     self._plan(record)
                 elif record.status is Status.OPEN:
-                    await self._engine.expire(upload_id)
-                    expired += 1
+                    expired += await self._engine.expire(upload_id)
                 else:
                     await self._engine.forget(record)
                     self._removed_since_keys += 1
                     deleted += 1
+            except RecordUnreadableError as error:
+                log.error(events.RECORD_UNREADABLE, upload_id=upload_id, detail=str(error))
             except Refusal as refusal:
                 log.warning(events.UPKEEP_DELAYED, upload_id=upload_id, detail=str(refusal))
-                self._due[group] = min(self._due.get(group, NEVER), services.clock.now())
+                troubled = True
+            except VolumeError as error:
+                services.health.failed(error)
+                troubled = True
+        if troubled:
+            self._due[group] = min(self._due.get(group, NEVER), services.clock.now())
+        elif first:
+            self._passed.add(group)
         return expired, deleted
 
     async def _forget_keys(self) -> None:
@@ -139,6 +154,6 @@ class Upkeep:
         now = services.clock.now()
         if not self._removed_since_keys or now < self._keys_at + KEY_PASS_INTERVAL_S:
             return
+        await services.volume.forget_keys()
         self._keys_at = now
         self._removed_since_keys = 0
-        await services.volume.forget_keys()

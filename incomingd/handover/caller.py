@@ -40,8 +40,11 @@ class HttpCaller:
 
     async def call(self, callback: Callback, delivery_type: str) -> Answer:
         """Send *callback*, and say what came of it."""
-        url = urlsplit(callback.url)
-        port = url.port or (HTTPS_PORT if url.scheme == "https" else HTTP_PORT)
+        try:
+            url = urlsplit(callback.url)
+            port = url.port or (HTTPS_PORT if url.scheme == "https" else HTTP_PORT)
+        except ValueError:
+            return Answer("error", error="finish_url cannot be read")
         if not self.allowed.allows(url.hostname or "", port):
             return Answer("error", error=f"handover.allowed_hosts does not name {url.hostname}")
         request = HTTPRequest(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
 
-from incomingd.core.errors import Refusal
+from incomingd.core.errors import Code, Refusal
 from incomingd.core.pacing import backoff_s
 from incomingd.core.record import Delivery, Record
 from incomingd.core.status import Status
@@ -113,10 +113,14 @@ class Handover:
         try:
             async with self._engine.owning(upload_id) as upload:
                 record = upload.record
-                pending = next((n for n in record.notifications if not (n.delivered or n.given_up)), None)
-                now = clock.now()
-                if pending is not None and (pending.next_attempt_at or 0.0) <= now:
-                    await self._notify(upload, pending)
+                pending = [n for n in record.notifications if not (n.delivered or n.given_up)]
+                first = min(pending, key=lambda n: n.next_attempt_at or 0.0, default=None)
+                if first is not None and (first.next_attempt_at or 0.0) <= clock.now():
+                    await self._notify(upload, first)
+                elif record.status is Status.HANDING_OVER:
+                    # What the app answered could not be stored: ask again.
+                    error = record.handover.delivery.last_error if record.handover.delivery else None
+                    await ending.handover_failed(upload, error=error, next_attempt_at=clock.now())
                 elif record.status is Status.COMPLETE:
                     await self._hand_over(upload)
                 elif record.status is Status.AWAITING_APP:
@@ -124,7 +128,8 @@ class Handover:
                 self.plan(upload.record)
         except (Refusal, VolumeError) as error:
             log.warning(events.UPKEEP_DELAYED, upload_id=upload_id, detail=str(error))
-            self._plan_at(upload_id, clock.now() + RETRY_AFTER_TROUBLE_S)
+            if not (isinstance(error, Refusal) and error.code is Code.UPLOAD_UNKNOWN):
+                self._plan_at(upload_id, clock.now() + RETRY_AFTER_TROUBLE_S)
         finally:
             self._under_way.discard(upload_id)
             if upload_id in self._again:

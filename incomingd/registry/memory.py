@@ -30,8 +30,9 @@ class MemoryRegistry:
             self._owners[upload_id] = (owner, epoch)
 
     async def released(self, upload_id: str, owner: Identity, epoch: int) -> None:
-        """Take an ownership back, if it is still the one published."""
-        if self._owners.get(upload_id) == (owner, epoch):
+        """Take an ownership back, unless another owner's or a later one is published."""
+        known = self._owners.get(upload_id)
+        if known is not None and known[0] == owner and known[1] <= epoch:
             del self._owners[upload_id]
 
     async def live(self) -> list[Identity]:

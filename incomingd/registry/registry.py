@@ -18,7 +18,13 @@ class Registry(Protocol):
         """Publish an ownership. A higher epoch wins over a lower one."""
 
     async def released(self, upload_id: str, owner: Identity, epoch: int) -> None:
-        """Take an ownership back, if it is still the one published."""
+        """Take an ownership back, unless another owner's or a later one is published.
+
+        Args:
+            upload_id: whose.
+            owner: who gives it up.
+            epoch: the last of its tenures; what is published may be an earlier one.
+        """
 
     async def live(self) -> list[Identity]:
         """Return the instances whose leases run, the caller's own among them."""
