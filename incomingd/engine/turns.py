@@ -38,7 +38,7 @@ class Turns:
         self._clock = clock
         self._newest = 0
         self._open: OpenAppend | None = None
-        self._pacer = PreemptionPacer()
+        self._pacer: PreemptionPacer | None = None
 
     @property
     def open(self) -> OpenAppend | None:
@@ -62,6 +62,8 @@ class Turns:
         """
         delay_s = 0.0
         if self._open is not None:
+            # Made when it is needed: most uploads are never pre-empted.
+            self._pacer = self._pacer or PreemptionPacer()
             delay_s = self._pacer.preempted(self._clock.monotonic())
             if delay_s:
                 await self._clock.sleep(delay_s)

@@ -79,6 +79,8 @@ class FileSegment:
                 left -= len(fits)
                 if len(fits) < len(data):
                     return Taken(overflow=True)
+            # Not to be kept in memory while the next bytes of a slow sender are waited for.
+            del data, fits
 
     def _keep(self, data: bytes, see: Callable[[bytes], None] | None) -> None:
         try:
