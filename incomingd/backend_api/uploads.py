@@ -29,7 +29,7 @@ CREATES_AT_ONCE: Final = 16
 class Made:
     """A ticket that a call has led to."""
 
-    record: Record
+    view: View
     new: bool
 
 
@@ -48,7 +48,7 @@ class UploadsHandler(BackendHandler):
             return
         ticket = wire.parse(wire.TicketDocument, document, rules)
         one = await self._create(ticket, key)
-        self.set_header("Location", f"{PREFIX}/uploads/{one.record.upload_id}")
+        self.set_header("Location", f"{PREFIX}/uploads/{one.view.record.upload_id}")
         self.answer(self._told(one), status=201)
 
     async def get(self) -> None:
@@ -68,16 +68,16 @@ class UploadsHandler(BackendHandler):
     async def _create(self, ticket: TicketDocument, key: str | None) -> Made:
         terms = ticket.terms(new_secret=self.api.new_secret(), traceparent=self.context.traceparent)
         record, new = await self.api.engine.create(terms, expires_in_s=ticket.expires_in_s, key=key)
-        if new:
-            log.info(
-                events.TICKET_CREATED,
-                upload_id=record.upload_id,
-                length=record.length,
-                address=self.context.address,
-            )
-        else:
+        if not new:
             _check_same_secret(ticket, record)
-        return Made(record, new)
+            return Made(await self.api.engine.view(record.upload_id), new=False)
+        log.info(
+            events.TICKET_CREATED,
+            upload_id=record.upload_id,
+            length=record.length,
+            address=self.context.address,
+        )
+        return Made(View(record, 0), new=True)
 
     async def _create_all(self, tickets: list[TicketDocument], key: str | None) -> list[Made]:
         """Create all of them, or none."""
@@ -103,15 +103,16 @@ class UploadsHandler(BackendHandler):
         try:
             for one in made:
                 if one.new:
-                    await self.api.engine.forget(one.record)
+                    await self.api.engine.forget(one.view.record)
         except VolumeError as error:
             # They hold no byte, and expire.
             log.error(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
 
     def _told(self, made: Made) -> dict[str, Any]:
-        upload = self.api.upload(View(made.record, made.record.content.noted_offset))
-        if made.new and not made.record.terms.secret_given:
-            upload["secret"] = wire.told_secret(made.record.terms)
+        upload = self.api.upload(made.view)
+        terms = made.view.record.terms
+        if made.new and not terms.secret_given:
+            upload["secret"] = wire.told_secret(terms)
         return upload
 
 

@@ -67,6 +67,23 @@ class JsonHandler(web.RequestHandler):
         """Compute none: answers are live."""
         return None
 
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """Return a piece of the path, or the query's argument *name*, as text.
+
+        Raises:
+            Refusal: `field_invalid`: an argument is no UTF-8. Such a piece of a path is merely none that is known.
+        """
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            if name is None:
+                return value.decode("utf-8", "replace")
+            raise Refusal(
+                Code.FIELD_INVALID,
+                f"{name}: expected text in UTF-8",
+                extra={"errors": [{"field": name, "expected": "text in UTF-8"}]},
+            ) from None
+
     def json_body(self) -> Any:
         """Return the body's JSON.
 

@@ -23,7 +23,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    JsonValue,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
@@ -352,7 +351,7 @@ class FinishDocument(Document):
     message: Message | None = Field(
         None, description=f"text for the page, at most {MESSAGE_CHARS_MAX} characters of it are kept"
     )
-    client_data: Annotated[JsonValue, AfterValidator(_client_data), WithJsonSchema({})] = Field(
+    client_data: Annotated[Any, AfterValidator(_client_data), WithJsonSchema({})] = Field(
         None, description=f"JSON for the page, at most {CLIENT_DATA_BYTES_MAX} bytes"
     )
 
