@@ -242,7 +242,7 @@ class Killer:
     """Kills a supervised daemon with SIGKILL at random moments until it is told to stop.
 
     It waits *pause_s* (a function that returns seconds) between a daemon that is ready and its death, and longer while
-    *hold* says that now is no time for it.
+    *hold* says that now is no time for it. *on_kill* is called right before each kill.
     """
 
     def __init__(
@@ -252,11 +252,13 @@ class Killer:
         *,
         kills_max: int | None = None,
         hold: Callable[[], bool] = lambda: False,
+        on_kill: Callable[[], None] = lambda: None,
     ) -> None:
         self._supervisor = supervisor
         self._pause_s = pause_s
         self._kills_max = kills_max
         self._hold = hold
+        self._on_kill = on_kill
         self._stop = threading.Event()
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="killer", daemon=True)
@@ -270,10 +272,10 @@ class Killer:
         try:
             while not self._stop.is_set() and (self._kills_max is None or self.kills < self._kills_max):
                 self._supervisor.daemon.wait_ready()
-                pause_s = self._pause_s()
-                while not self._stop.wait(pause_s) and self._hold():
-                    pause_s = 0.05
-                if not self._stop.is_set():
+                while self._hold() and not self._stop.wait(0.02):
+                    pass
+                if not self._stop.wait(self._pause_s()) and not self._hold():
+                    self._on_kill()
                     self._supervisor.kill9()
         except BaseException as error:  # noqa: BLE001 -- __exit__ raises it in the test's own thread
             self.failure = error
