@@ -203,6 +203,12 @@ def test_the_file_of_the_machine_is_read_where_it_is_and_no_other_is_named(tmp_p
     assert load(["--config", str(other)], {}, default_file=machine).settings.hold_s == 10
 
 
+def test_a_file_of_the_machine_that_cannot_even_be_looked_at_is_not_passed_over(tmp_path: Path) -> None:
+    """To start with the defaults instead could open what the file closes."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load([], {}, default_file=tmp_path / ("x" * 300))
+
+
 @pytest.mark.parametrize(
     "variable",
     [
@@ -421,7 +427,7 @@ TOKEN = "0123456789abcdef"
 @pytest.mark.parametrize(
     "text,key",
     [
-        ("backend: {address: '0.0.0.0:4000'}", "backend.address"),
+        ("backend: {address: '0.0.0.0:4000'}\nadmin: {address: 'localhost:9'}", "backend.address"),
         ("admin: {address: '0.0.0.0:4000'}", "admin.address"),
         (f"backend: {{address: '0.0.0.0:4000', tokens: {TOKEN}}}", "backend.address"),
         ("handover: {backoff_first_s: 10, backoff_max_s: 9}", "handover.backoff_first_s"),

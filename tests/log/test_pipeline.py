@@ -122,7 +122,10 @@ def test_endless_recursion_makes_no_endless_line(configure: Configure) -> None:
     logged = configure()
 
     def turn(depth: int) -> int:
-        return turn(depth + 1) + turn(depth)
+        return back(depth) + 1
+
+    def back(depth: int) -> int:
+        return turn(depth) + 1
 
     try:
         turn(0)
@@ -380,9 +383,9 @@ def test_values_that_json_does_not_know(configure: Configure) -> None:
 
 def test_what_is_too_long_or_too_deep_is_cut_and_says_so(configure: Configure) -> None:
     logged = configure()
-    deep: list[object] = []
+    deep: object = 1
     for _ in range(50):
-        deep = [deep]
+        deep = [{"in": deep}]
     log.get_logger().info(
         events.CONFIG_RELOADED,
         applied=["x" * 5000, deep, list(range(99)), dict.fromkeys(range(99))],
@@ -391,7 +394,7 @@ def test_what_is_too_long_or_too_deep_is_cut_and_says_so(configure: Configure) -
     (event,) = logged.events
     text, deep_shown, many, mapping = event["applied"]
     assert text == "x" * 2048 + "… (5000 characters)"
-    assert json.dumps(deep_shown).count("[") < 10
+    assert json.dumps(deep_shown).count("[") < 5
     assert many[-1] == "… 49 more"
     assert len(mapping) == 51
     assert len(logged.text) < 10_000

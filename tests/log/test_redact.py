@@ -64,6 +64,7 @@ EMBEDDED: list[Callable[[str], str]] = [
     lambda secret: f"https://user:{secret}@host/x",
     lambda secret: f"redis://:{secret}@host:1/0",
     lambda secret: quote(f"Bearer {secret}"),
+    lambda secret: quote(f"token={secret}"),
     lambda secret: f"/x?to={quote(f'/file?token={secret}')}",
     lambda secret: f"{'a' * 200}token={secret}",
 ]
@@ -160,6 +161,14 @@ def test_a_secret_that_is_known_is_masked_wherever_it_occurs(configure: Configur
     start = "." * filler + secret[: len(secret) // 2 + 1]
     assert secret not in cleaned
     assert not cleaned.startswith(start) or set(secret[: len(secret) // 2 + 1]) == {"."}
+
+
+def test_no_half_of_a_known_secret_is_left_where_a_text_is_cut() -> None:
+    """Masking makes a text shorter, so that what stood behind the cut can move before it."""
+    secret = "0123456789" * 4
+    for filler in range(TEXT_CHARS_MAX, TEXT_CHARS_MAX + 2_000, 15):
+        cleaned = Redactor("full", [secret]).text(f"token={'x' * filler} {secret} {'.' * 9_000}")
+        assert "0123" not in cleaned, filler
 
 
 def test_known_secrets_are_those_that_configure_was_given(configure: Configure) -> None:
