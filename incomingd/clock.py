@@ -82,6 +82,16 @@ class SystemClock:
         task.add_done_callback(self._ended)
         return task
 
+    async def close(self) -> None:
+        """Cancel every task that is left, and return when all have ended."""
+        own = asyncio.current_task()
+        while left := [task for task in self._tasks if task is not own]:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left)
+            # Done callbacks, which take tasks off the set, run on the loop's next turn.
+            await asyncio.sleep(0)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if task.cancelled():

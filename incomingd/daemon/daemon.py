@@ -202,6 +202,8 @@ class Daemon:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(listener.close(), timeout=2.0)
         await self.registry.close()
+        # What is still under way is repeatable: joins, callbacks, held answers.
+        await self.clock.close()
         await self.volume.close()
         log.info(events.DAEMON_STOPPED, duration_s=round(time.monotonic() - began, 3))
 

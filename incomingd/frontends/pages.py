@@ -79,7 +79,7 @@ class StatusHandler(PageHandler):
             self.settings_of_uploads.allowed_origins,
             view.record.terms.origins,
         )
-        if wait_s:
+        if wait_s and not view.record.status.final:
             view = await self.engine.wait(upload_id, wait_s, _stand)
         self.answer(status_document(view.record, offset=view.offset))
 

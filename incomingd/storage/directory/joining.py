@@ -11,11 +11,11 @@ from incomingd.storage.directory.files import sync_directory, unlink_if_there
 from incomingd.storage.volume import VolumeUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _COPY_BYTES: Final = 64 * 1024 * 1024
-"""For one call of copy_file_range: the thread can be asked to end between two."""
+"""For one call of copy_file_range: a stop interrupts between two."""
 _NO_KERNEL_COPY: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
 
 
@@ -35,8 +35,12 @@ def join_pieces(
     mode: int,
     group: int | None,
     sync: bool,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
     """Make *target* of *pieces*, one behind the other; repeatable.
+
+    *interrupted* is asked between two runs of bytes: a copy of many gigabytes
+    must not hold up a stop.
 
     One piece that is a whole segment becomes the target by a second name for
     the same file, without a copy.
@@ -44,7 +48,7 @@ def join_pieces(
     if len(pieces) == 1 and pieces[0].skip == 0:
         _join_by_name(pieces[0], target, mode=mode, group=group, sync=sync)
     else:
-        _join_by_copy(pieces, target, mode=mode, group=group, sync=sync)
+        _join_by_copy(pieces, target, mode=mode, group=group, sync=sync, interrupted=interrupted)
     if sync:
         sync_directory(target.parent)
 
@@ -79,6 +83,7 @@ def _join_by_copy(
     mode: int,
     group: int | None,
     sync: bool,
+    interrupted: Callable[[], bool],
 ) -> None:
     fresh = target.with_name(target.name + ".new")
     out = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -87,7 +92,7 @@ def _join_by_copy(
         for piece in pieces:
             source = os.open(piece.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                _copy(source, out, piece, at)
+                _copy(source, out, piece, at, interrupted)
             finally:
                 os.close(source)
             at += piece.size
@@ -99,10 +104,12 @@ def _join_by_copy(
     os.replace(fresh, target)
 
 
-def _copy(source: int, out: int, piece: Piece, at: int) -> None:
+def _copy(source: int, out: int, piece: Piece, at: int, interrupted: Callable[[], bool]) -> None:
     done = 0
     in_kernel = True
     while done < piece.size:
+        if interrupted():
+            raise VolumeUnavailableError("interrupted by a stop; it is done again")
         size = min(piece.size - done, _COPY_BYTES)
         if in_kernel:
             try:

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,7 @@ class DirectoryVolume:
         self._boot_id = files.boot_id()
         self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="storage")
         self._key_guard = asyncio.Lock()
+        self._interrupted = threading.Event()
         self._synced_groups: set[Path] = set()
         """Groups, of uploads and of keys, whose names were brought to the disk."""
 
@@ -283,6 +285,7 @@ class DirectoryVolume:
             mode=self._options.file_mode,
             group=self._options.file_group,
             sync=self._options.durable,
+            interrupted=self._interrupted.is_set,
         )
 
     def path_of(self, record: Record) -> Path | None:
@@ -424,7 +427,8 @@ class DirectoryVolume:
             await self._run("deleting keys", forget)
 
     async def close(self) -> None:
-        """Let go of the volume and its lock."""
+        """Let go of the volume and its lock; a join under way is given up, to be done again."""
+        self._interrupted.set()
         await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
         self._lock.release()
 
