@@ -123,6 +123,8 @@ class Record:
     handover: Handover = Handover()
     notifications: tuple[Delivery, ...] = ()
     failure: Failure | None = None
+    let_go: bool = False
+    """Its client has deleted it after the web app had it: clients are told that it is gone."""
 
     @property
     def tenure(self) -> tuple[Identity | None, int]:

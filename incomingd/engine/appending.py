@@ -26,7 +26,8 @@ CUT_REFUSALS: dict[CutReason, Code] = {
     CutReason.STALLED: Code.BODY_STALLED,
     CutReason.TOO_SLOW: Code.BODY_TOO_SLOW,
     CutReason.STOPPING: Code.STOPPING,
-    CutReason.ENDED: Code.PREEMPTED,
+    CutReason.ENDED: Code.UPLOAD_CANCELLED,
+    CutReason.EXPIRING: Code.NOT_READY,
     CutReason.MALFORMED: Code.BODY_MALFORMED,
 }
 
@@ -247,7 +248,7 @@ async def _take_and_settle(
             report.ended_by = "checksum"
             refusal = Refusal(Code.CHECKSUM_MISMATCH)
             await segment.cut_back(before)
-    return await _settle(upload, part, wanted, segment, before, refusal, report)
+    return await _settle(upload, part, under_way, wanted.offset, segment, before, refusal, report)
 
 
 def _expected(wanted: Append, refusal: Refusal | None) -> Checksum | Refusal | None:
@@ -271,7 +272,8 @@ def _room(upload: OwnedUpload, part: str | None, offset: int) -> int | None:
 async def _settle(
     upload: OwnedUpload,
     part: str | None,
-    wanted: Append,
+    under_way: OpenAppend,
+    offset: int,
     segment: Segment,
     before: int,
     refusal: Refusal | None,
@@ -288,7 +290,9 @@ async def _settle(
                 # it: what was not synced now must not count later.
                 await segment.cut_back(before)
                 raise
-        upload.offsets[part] = wanted.offset + gained
+        upload.offsets[part] = offset + gained
+        # They count from here on, and not twice.
+        under_way.taken = 0
         report.offset_after = upload.offsets[part]
         content = upload.target(part)
         if content.unverified_from is not None:

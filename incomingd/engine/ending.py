@@ -248,7 +248,7 @@ async def expire(upload: OwnedUpload) -> bool:
     services = upload.services
     if upload.record.expires_at > services.clock.now():
         return False
-    async with upload.quiet(CutReason.ENDED):
+    async with upload.quiet(CutReason.EXPIRING):
         record = upload.record
         if record.status is not Status.OPEN or record.expires_at > services.clock.now():
             return False

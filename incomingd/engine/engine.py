@@ -216,6 +216,8 @@ class Engine:
             if upload.record.terms.open_creation and upload.record.final_of is not None:
                 await opening.try_to_complete(self, upload)
             upload.target(part)
+            # A client that was cut asks where to go on: so two tabs fight, too.
+            await upload.turns(part).slow_down()
             arrival = upload.turns(part).arrive()
             async with upload.quiet(CutReason.PREEMPTED, part=part, arrival=arrival):
                 upload.refuse_if_gone()
@@ -344,9 +346,14 @@ class Engine:
             if not upload.record.terms.client_cancel:
                 raise Refusal(Code.CLIENT_CANCEL_REFUSED)
             if upload.record.status is Status.FINISHED:
+                await self._let_go(upload_id)
                 return
             await ending.cancel(upload, reason="", by_client=True)
             log.info(events.UPLOAD_CANCELLED, upload_id=upload_id, reason="client")
+
+    async def _let_go(self, upload_id: str) -> None:
+        async with self._owning(upload_id) as upload, upload.guard:
+            await upload.write(replace(upload.record, let_go=True), sync=upload.syncs_completion)
 
     # -- the web app
 

@@ -106,8 +106,12 @@ class OwnedUpload:
         """Return whose turn it is on the upload's bytes, or on a part's."""
         turns = self._turns.get(part)
         if turns is None:
-            turns = self._turns[part] = Turns(self.services.clock)
+            turns = self._turns[part] = Turns(self.services.clock, lambda delay_s: self._tell_fight(part, delay_s))
         return turns
+
+    def _tell_fight(self, part: str | None, delay_s: float) -> None:
+        offset = self.live_offset(part)
+        log.warning(events.APPEND_PREEMPTED, upload_id=self.id, part=part, offset=offset, delay_s=delay_s)
 
     @property
     def in_use(self) -> bool:
@@ -135,6 +139,8 @@ class OwnedUpload:
         if code is not None:
             failure = self.record.failure
             raise Refusal(code, failure.message if failure else "")
+        if self.record.let_go:
+            raise Refusal(Code.UPLOAD_CANCELLED, "The client has deleted it after it was handed over.")
 
     def live_offset(self, part: str | None = None) -> int:
         """Return how many bytes are in just now, those of an open append too."""

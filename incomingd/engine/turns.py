@@ -16,6 +16,8 @@ from incomingd.core.pacing import PreemptionPacer
 from incomingd.storage.body import Body, CutReason
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from incomingd.clock import Clock
 
 
@@ -34,8 +36,10 @@ class OpenAppend:
 class Turns:
     """The one place from which one target of an upload is appended to."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, on_fight: Callable[[float], None]) -> None:
         self._clock = clock
+        self._on_fight = on_fight
+        """Told for how long a request is slowed down, in s."""
         self._newest = 0
         self._open: OpenAppend | None = None
         self._pacer: PreemptionPacer | None = None
@@ -60,16 +64,26 @@ class Turns:
 
         Returns how long it was slowed down, in s, because of a fight.
         """
-        delay_s = 0.0
-        if self._open is not None:
-            # Made when it is needed: most uploads are never pre-empted.
-            self._pacer = self._pacer or PreemptionPacer()
-            delay_s = self._pacer.preempted(self._clock.monotonic())
-            if delay_s:
-                await self._clock.sleep(delay_s)
-                self.check_newest(arrival)
+        delay_s = await self.slow_down()
+        if delay_s:
+            self.check_newest(arrival)
         await self.quiesce(arrival, CutReason.PREEMPTED, hold_s=hold_s)
         self.check_newest(arrival)
+        return delay_s
+
+    async def slow_down(self) -> float:
+        """Count what is about to be pre-empted; have the newer request wait where two fight.
+
+        Returns how long it waited, in s.
+        """
+        if self._open is None:
+            return 0.0
+        # Made when it is needed: most uploads are never pre-empted.
+        self._pacer = self._pacer or PreemptionPacer()
+        delay_s = self._pacer.preempted(self._clock.monotonic())
+        if delay_s:
+            self._on_fight(delay_s)
+            await self._clock.sleep(delay_s)
         return delay_s
 
     async def quiesce(self, arrival: int, reason: CutReason, *, hold_s: float) -> None:

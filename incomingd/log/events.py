@@ -44,7 +44,7 @@ FIELDS: Final = MappingProxyType(
         "duration_s": Field("How long it took."),
         "ended_by": Field(
             "Who or what ended it: `complete`, `length` (the request's own length), `client`, `timeout`, `rate`,"
-            " `limit`, `disk`, `checksum`, `preempted`, `cancelled`, `shutdown`, `error`."
+            " `limit`, `disk`, `checksum`, `preempted`, `cancelled`, `expired`, `shutdown`, `error`."
         ),
         "event_type": Field("The type of the callback, as `upload.complete`."),
         "expired": Field("How many uploads were expired."),

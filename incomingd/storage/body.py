@@ -24,7 +24,9 @@ class CutReason(Enum):
     STOPPING = "shutdown"
     """This instance stops."""
     ENDED = "cancelled"
-    """The upload was cancelled or has expired meanwhile."""
+    """The upload, or this part of it, was cancelled meanwhile."""
+    EXPIRING = "expired"
+    """The time of the upload is over."""
     MALFORMED = "error"
     """The framing of the body is broken."""
 
