@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from incomingd import log
 from tests.frontends.service import Service
 
 MakeService = Callable[..., Service]
@@ -27,8 +29,13 @@ def make_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[M
         return service.start()
 
     yield make
-    for service in services:
-        service.close()
+    try:
+        for service in services:
+            service.close()
+    finally:
+        # The log is the process's, and other tests have their own ideas of it.
+        log.shutdown()
+        log.set_strict(bool(os.environ.get(log.STRICT_VARIABLE)))
 
 
 @pytest.fixture
