@@ -2,6 +2,6 @@
 
 from incomingd.admin.api import PREFIX, AdminApi, AdminOptions, Instance
 from incomingd.admin.lag import watch_loop
-from incomingd.admin.routes import routes
+from incomingd.admin.paths import routes
 
 __all__ = ["PREFIX", "AdminApi", "AdminOptions", "Instance", "routes", "watch_loop"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING, Final
 
+from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
 from incomingd.backend_api.api import BackendHandler
@@ -90,7 +91,9 @@ class FileHandler(BackendHandler):
         except VolumeError as error:
             log.error(events.VOLUME_FAILED, detail=f"{record.upload_id}: {error}", code=Code.STORAGE_UNAVAILABLE.value)
             # Part of the answer is out: all that is left to say is that it is not whole.
-            self.request.connection.detach().close()  # type: ignore[union-attr]  # HTTP/1 connections have it
+            connection = self.request.connection
+            assert isinstance(connection, HTTP1Connection)
+            connection.stream.close()
 
     def status_of(self, refusal: Refusal) -> int:
         """Return 416 for a range without a byte in it."""

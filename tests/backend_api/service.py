@@ -13,7 +13,7 @@ from tornado.web import Application
 
 from incomingd import admin, backend_api
 from incomingd.backend_api.description import CALLS, Call, description, statuses
-from incomingd.backend_api.routes import PATHS
+from incomingd.backend_api.paths import PATHS
 from incomingd.config import ConfigError, Problem, TcpAddress
 from incomingd.config.changes import Changes
 from incomingd.config.settings import Tls
@@ -187,7 +187,14 @@ def check_described(answer: requests.Response) -> None:
         assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
     schema = declared["content"][content_type].get("schema")
     if schema is not None:
-        check_schema(answer.json(), schema)
+        check_schema(_shortened(answer.json()), schema)
+
+
+def _shortened(value: Any) -> Any:
+    """Return an answer with the first few of many uploads: they are all made in one way."""
+    if isinstance(value, list):
+        return value[:3]
+    return value | {"uploads": value["uploads"][:3]} if "uploads" in value else value
 
 
 def check_schema(value: object, schema: dict[str, Any]) -> None:
