@@ -12,8 +12,8 @@ import { browserTransport } from './transport.js';
  * @property {number} answer_timeout_ms a request without a body is given up after this; the server may hold one for 10 s
  * @property {number} stall_ms bytes that do not move for this long are sent anew over another connection
  * @property {number} guard_ms how often an open PATCH is looked after
- * @property {number} status_wait_ms how long the server may hold a question about the hand-over (at most 25 s)
- * @property {number} status_pause_ms between two such questions at least this passes if nothing has changed
+ * @property {number} status_wait_ms how long the server may hold a question about the hand-over in the end (at most 25 s)
+ * @property {number} status_pause_ms ... and in the beginning; between two questions at least this passes
  */
 
 /** @type {Times} */

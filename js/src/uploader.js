@@ -460,12 +460,13 @@ export class Upload {
   /** @param {AbortSignal} signal @returns {Promise<Outcome>} */
   async #watch(signal) {
     const { now_ms, times, sleep } = this.#environment;
-    // The first question is answered at once: what is shown must not wait for a change.
-    for (let path = '/status'; ; path = `/status?wait_s=${times.status_wait_ms / 1000}`) {
+    // The first question is answered at once: what is shown must not wait for a change. The next ones are held, each
+    // for longer: a change in between two of them is heard of after no longer a time than it has taken already.
+    for (let wait_ms = 0; ; wait_ms = Math.min(Math.max(2 * wait_ms, times.status_pause_ms), times.status_wait_ms)) {
       const asked_ms = now_ms();
       const known = this.#handover_state;
-      const limit_ms = times.status_wait_ms + times.answer_timeout_ms;
-      const { report, failure } = await this.#status(signal, path, limit_ms);
+      const path = wait_ms === 0 ? '/status' : `/status?wait_s=${wait_ms / 1000}`;
+      const { report, failure } = await this.#status(signal, path, wait_ms + times.answer_timeout_ms);
       const outcome = failure ?? this.#heed(report);
       if (outcome !== null) {
         return outcome;
@@ -473,7 +474,9 @@ export class Upload {
       this.#failures = 0;
       if (this.#handover_state !== known) {
         this.#announcer.soon();
-      } else if (now_ms() - asked_ms < times.status_pause_ms) {
+        wait_ms = 0;
+      } else if (wait_ms > 0 && now_ms() - asked_ms < times.status_pause_ms) {
+        // It does not hold questions; then we do.
         await sleep(times.status_pause_ms, signal);
       }
     }
