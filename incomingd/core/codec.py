@@ -2,26 +2,25 @@
 
 The format carries a version. A program reads the version that it writes and
 the one before; what it does not know in a record of its own version it refuses,
-since leaving a field out would be losing it at the next write.
+since leaving a field out would be losing it at the next write. So it does with
+what is missing or of another kind than it should be: a record that is believed
+although it is damaged does more harm than one that is not.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import Any, Final
+import math
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Final, Union, get_args, get_origin, get_type_hints
 
-from incomingd.core.content import Content, Range
-from incomingd.core.record import (
-    Client,
-    Delivery,
-    Failure,
-    Handover,
-    Record,
-    Terms,
-)
-from incomingd.core.status import Status
-from incomingd.core.tenure import ClaimKind, Identity
+from incomingd.core.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FORMAT: Final = 1
 """Version of the record's format."""
@@ -33,13 +32,12 @@ class RecordFormatError(Exception):
 
 def encode(record: Record) -> bytes:
     """Return *record* as JSON that a person can read."""
-    plain = asdict(record)
-    plain["status"] = record.status.value
-    plain["claim_kind"] = record.claim_kind.value if record.claim_kind else None
-    plain["parts"] = dict(plain["parts"])
-    plain["client"]["metadata"] = dict(plain["client"]["metadata"])
-    document = {"format": FORMAT, **plain}
-    return json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8") + b"\n"
+    document = {"format": FORMAT, **_to_json(Record)(record)}
+    try:
+        return json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8") + b"\n"
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, from JSON that somebody sent.
+        return json.dumps(document, indent=1).encode("ascii") + b"\n"
 
 
 def decode(data: bytes) -> Record:
@@ -51,50 +49,116 @@ def decode(data: bytes) -> Record:
     try:
         document = json.loads(data)
         version = document.pop("format")
-        record = _record(document) if version == FORMAT else None
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        record = _from_json(Record)(document) if version == FORMAT else None
+    except RecursionError as error:
+        raise RecordFormatError("no readable record: nested too deeply") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, AssertionError) as error:
         msg = f"no readable record: {type(error).__name__}: {error}"
         raise RecordFormatError(msg) from error
     if record is None:
         raise RecordFormatError(f"record format {version!r}; this program reads format {FORMAT}")
+    assert isinstance(record, Record)
     return record
 
 
-def _record(plain: dict[str, Any]) -> Record:
-    plain = dict(plain)
-    plain["status"] = Status(plain["status"])
-    kind = plain["claim_kind"]
-    plain["claim_kind"] = ClaimKind(kind) if kind else None
-    plain["owner"] = Identity(**plain["owner"]) if plain["owner"] else None
-    plain["terms"] = _terms(plain["terms"])
-    plain["client"] = _client(plain["client"])
-    plain["content"] = _content(plain["content"])
-    plain["parts"] = tuple((n, _content(part)) for n, part in plain["parts"].items())
-    plain["final_of"] = _tuple(plain["final_of"])
-    plain["wanted_by"] = tuple(plain["wanted_by"])
-    plain["handover"] = _handover(plain["handover"])
-    plain["notifications"] = tuple(Delivery(**n) for n in plain["notifications"])
-    plain["failure"] = Failure(**plain["failure"]) if plain["failure"] else None
-    return Record(**plain)
+# Both directions follow the types of the dataclasses. What is to be done for a
+# type is put together once, since a record is written at every acknowledgement.
 
 
-def _tuple(value: list[str] | None) -> tuple[str, ...] | None:
-    return None if value is None else tuple(value)
+@cache
+def _kinds(of: type) -> dict[str, Any]:
+    """Return field -> type of a dataclass."""
+    hints = get_type_hints(of)
+    return {field.name: hints[field.name] for field in fields(of)}
 
 
-def _terms(plain: dict[str, Any]) -> Terms:
-    lists = ("content_types", "events", "labels", "origins")
-    return Terms(**{**plain, **{name: tuple(plain[name]) for name in lists}})
+def _optional(kind: Any) -> Any:
+    """Return X of ``X | None``; None for any other type."""
+    if get_origin(kind) in (UnionType, Union):
+        return next(option for option in get_args(kind) if option is not NoneType)
+    return None
 
 
-def _client(plain: dict[str, Any]) -> Client:
-    return Client(**{**plain, "metadata": tuple(plain["metadata"].items())})
+def _named(kind: Any) -> Any:
+    """Return X of ``tuple[tuple[str, X], ...]``, which is an object in JSON; None for any other type."""
+    if get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is tuple:
+        return get_args(get_args(kind)[0])[1]
+    return None
 
 
-def _content(plain: dict[str, Any]) -> Content:
-    return Content(**{**plain, "map": tuple(Range(**part) for part in plain["map"])})
+# -- to JSON
 
 
-def _handover(plain: dict[str, Any]) -> Handover:
-    delivery = Delivery(**plain["delivery"]) if plain["delivery"] else None
-    return Handover(**{**plain, "delivery": delivery})
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+@cache
+def _to_json(kind: Any) -> Callable[[Any], Any]:
+    """Return what makes JSON of a *kind*."""
+    if (inner := _optional(kind)) is not None:
+        make = _to_json(inner)
+        return _as_it_is if make is _as_it_is else lambda value: None if value is None else make(value)
+    if (inner := _named(kind)) is not None:
+        make_item = _to_json(inner)
+        return lambda value: {name: make_item(item) for name, item in value}
+    if get_origin(kind) is tuple:
+        make_item = _to_json(get_args(kind)[0])
+        return lambda value: [make_item(item) for item in value]
+    if is_dataclass(kind):
+        assert isinstance(kind, type)
+        steps = [(name, _to_json(inner)) for name, inner in _kinds(kind).items()]
+        return lambda value: {name: make(getattr(value, name)) for name, make in steps}
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return lambda value: value.value
+    return _as_it_is
+
+
+# -- from JSON; a ValueError or an AssertionError where it is not what it should be
+
+
+@cache
+def _from_json(kind: Any) -> Callable[[Any], Any]:
+    """Return what makes a *kind* of JSON."""
+    if kind is object:
+        return _as_it_is
+    if (inner := _optional(kind)) is not None:
+        read = _from_json(inner)
+        return lambda value: None if value is None else read(value)
+    if (inner := _named(kind)) is not None:
+        read_item = _from_json(inner)
+        return lambda value: tuple((name, read_item(item)) for name, item in _a(dict, value).items())
+    if get_origin(kind) is tuple:
+        read_item = _from_json(get_args(kind)[0])
+        return lambda value: tuple(read_item(item) for item in _a(list, value))
+    if is_dataclass(kind):
+        assert isinstance(kind, type)
+        return _reader_of_objects(kind)
+    plain = get_origin(kind) or kind
+    return plain if issubclass(plain, Enum) else lambda value: _a(plain, value)
+
+
+def _reader_of_objects(kind: type) -> Callable[[Any], Any]:
+    readers = {name: _from_json(inner) for name, inner in _kinds(kind).items()}
+
+    def read(value: Any) -> Any:
+        if _a(dict, value).keys() != readers.keys():
+            odd = sorted(value.keys() ^ readers.keys())
+            raise ValueError(f"{kind.__name__}: missing or unknown: {', '.join(odd)}")
+        found = {}
+        for name, reader in readers.items():
+            try:
+                found[name] = reader(value[name])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        return kind(**found)
+
+    return read
+
+
+def _a(kind: type, value: Any) -> Any:
+    """Return *value* if it is a *kind*: no bool for a number, no number that is none."""
+    of_kind = type(value) is kind or (kind is float and type(value) is int)
+    if not of_kind or (kind is float and not math.isfinite(value)):
+        raise ValueError(f"no {kind.__name__}")
+    return value

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 from standardwebhooks.webhooks import Webhook
 
+from incomingd.wire import free_json
 from incomingd.wire.upload import timestamp, upload_document
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ COMPLETE: Final = "upload.complete"
 ANSWER_BYTES_MAX: Final = 64 * 1024
 CLIENT_DATA_BYTES_MAX: Final = 4096
 MESSAGE_CHARS_MAX: Final = 1000
+CONFIRM_WITHIN_MAX_S: Final = 366 * 86400.0
 GONE: Final = 410
 
 
@@ -150,17 +152,22 @@ def parse_answer(delivery_type: str, status: int, body: bytes) -> Answer:
     if not isinstance(said, dict) or said.get("result") not in ("done", "wait", "refuse"):
         return Answer("error", error=f"the web app answered {status} without done, wait or refuse")
     message = said.get("message")
-    if message is not None and not isinstance(message, str):
+    if message is not None and (not isinstance(message, str) or free_json.fault(message, bytes_max=ANSWER_BYTES_MAX)):
         return Answer("error", error="the web app's `message` is no text")
     client_data = said.get("client_data")
-    if len(json.dumps(client_data).encode()) > CLIENT_DATA_BYTES_MAX:
-        return Answer("error", error="the web app's `client_data` is larger than 4 KiB")
+    fault = free_json.fault(client_data, bytes_max=CLIENT_DATA_BYTES_MAX)
+    if fault is not None:
+        return Answer("error", error=f"the web app's `client_data` {fault}")
     within = said.get("confirm_within_s")
-    if within is not None and (isinstance(within, bool) or not isinstance(within, int | float) or not within > 0):
-        return Answer("error", error="the web app's `confirm_within_s` is no positive number")
+    if within is not None and not _is_duration(within):
+        return Answer("error", error="the web app's `confirm_within_s` is no positive number up to a year")
     return Answer(
         result=said["result"],
         message=message[:MESSAGE_CHARS_MAX] if message else message,
         client_data=client_data,
         confirm_within_s=float(within) if within is not None else None,
     )
+
+
+def _is_duration(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= CONFIRM_WITHIN_MAX_S
