@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final
 
 import yaml
@@ -89,7 +90,12 @@ def json_schema() -> dict[str, Any]:
 def default_text(key: Key) -> str:
     """Write a key's default as it stands in the YAML file; for one that depends on something, what it is as a rule."""
     default = key.field.default
-    return yaml_text(default) if isinstance(default, str) else dump(Settings())[key.name]
+    return yaml_text(default) if isinstance(default, str) else _defaults()[key.name]
+
+
+@cache
+def _defaults() -> dict[str, str]:
+    return dump(Settings())
 
 
 def default_in_words(key: Key) -> str:
