@@ -16,6 +16,7 @@ import secrets
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from urllib.request import urlretrieve
 
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from tornado import escape, httpclient, iostream, web
@@ -54,10 +55,8 @@ class Store:
                 try:
                     os.rename(data["path"] or "", target)
                 except OSError:  # we do not share a disk with incomingd
-                    client = httpclient.AsyncHTTPClient(force_instance=True, max_body_size=1 << 60)
                     part = self.folder / f".{tag}.part"
-                    with part.open("wb") as file:
-                        await client.fetch(data["download_url"], streaming_callback=file.write, request_timeout=0)
+                    await asyncio.to_thread(urlretrieve, data["download_url"], part)
                     part.rename(target)
             with target.open("rb") as file:
                 digest = await asyncio.to_thread(hashlib.file_digest, file, "sha256")
@@ -151,7 +150,7 @@ class EventsHandler(Handler):
         """Send the visitor's list, and again whenever it changes, until the page goes away."""
         visitor = self.visitor()
         self.set_header("Content-Type", "text/event-stream")
-        with contextlib.suppress(iostream.StreamClosedError):
+        with contextlib.suppress(iostream.StreamClosedError, asyncio.CancelledError):
             while True:
                 changed = self.store.changed
                 files = [entry for entry in self.store.received.values() if entry["visitor"] == visitor]
