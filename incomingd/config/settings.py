@@ -422,22 +422,14 @@ class Limits(Group):
         why="More where a proxy adds much, or where cookies of the same domain are large.",
         reload=False,
     )
-    header_timeout_s: Seconds = setting(
-        default=30,
-        ge=1,
-        le=HOUR_S,
-        unit="s",
-        what="How long the header section of a request may take to arrive.",
-        why="Shorter against clients that send it byte by byte.",
-        reload=False,
-    )
     idle_connection_timeout_s: Seconds = setting(
         default=75,
         ge=1,
         le=HOUR_S,
         unit="s",
-        what="How long a kept connection may wait for its next request.",
-        why="A little longer than the proxy in front keeps its connections, so that it never sends into a closed one.",
+        what="How long a connection may wait for its next request, up to the end of that request's header section.",
+        why="A little longer than the proxy in front keeps its connections, so that it never sends into a closed one;"
+        " shorter against clients that send a header section byte by byte.",
         reload=False,
     )
     connections: Count = setting(

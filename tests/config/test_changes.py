@@ -22,7 +22,6 @@ NEEDS_RESTART = {
     "files.group",
     "registry.url",
     "limits.header_bytes",
-    "limits.header_timeout_s",
     "limits.idle_connection_timeout_s",
     "storage.threads",
 }

@@ -118,7 +118,6 @@ OTHER_VALUES = {
         "limits.body_idle_timeout_s",
         "limits.body_min_bytes_per_s",
         "limits.body_min_rate_after_s",
-        "limits.header_timeout_s",
         "limits.idle_connection_timeout_s",
         "limits.connections",
         "storage.threads",
