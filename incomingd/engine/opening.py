@@ -40,9 +40,12 @@ async def begin_final(engine: Engine, upload: OwnedUpload, wanted: Creation, par
         try:
             record = (await engine.view(part)).record
         except Refusal as refusal:
+            if refusal.code is not Code.UPLOAD_UNKNOWN:
+                raise
             raise Refusal(Code.CONCAT_PART_UNKNOWN, refusal.detail) from refusal
-        if not record.terms.open_creation or record.content.concat != "partial":
-            raise Refusal(Code.CONCAT_PART_UNKNOWN, "It is no partial upload.")
+        partial = record.terms.open_creation and record.content.concat == "partial"
+        if not partial or record.status is not Status.OPEN:
+            raise Refusal(Code.CONCAT_PART_UNKNOWN, "It is no partial upload, or has ended.")
         lengths.append(record.content.length)
     known = all(length is not None for length in lengths)
     if known:

@@ -28,4 +28,4 @@ class EngineOptions:
     idle_s: float = 30.0
     """An upload that nobody asked for so long leaves the memory."""
     open_uploads_per_address: int | None = None
-    """Under open creation."""
+    """How many one client address may be sending at once; None: any number."""

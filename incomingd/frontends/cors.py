@@ -64,6 +64,8 @@ EXPOSED: Final = (
     "X-Request-ID",
 )
 PREFLIGHT_AGE_S: Final = 86400
+ANSWER_HEADERS: Final = ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary")
+"""What :func:`answer_headers` may return."""
 
 
 def answer_headers(origin: str | None) -> dict[str, str]:

@@ -18,6 +18,8 @@ from incomingd.web.handler import JsonHandler, UnknownPathHandler, log_nothing
 from incomingd.wire.upload import status_document
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from incomingd.engine.engine import Engine, View
     from incomingd.frontends.uploads import UploadOptions
     from incomingd.web.proxies import TrustedPeers
@@ -43,14 +45,21 @@ class PageHandler(JsonHandler):
     def prepare(self) -> None:
         """Refuse pages that may not upload here."""
         super().prepare()
-        origin = self.request.headers.get("Origin")
-        cors.check_origin(origin, self.settings_of_uploads.allowed_origins)
-        self._allowed_origin = origin
+        self.check_origin()
         self.decorate()
+
+    def check_origin(self, own: Sequence[str] = ()) -> None:
+        """Refuse a page that may not upload here, or not to a ticket with origins of its *own*."""
+        origin = self.request.headers.get("Origin")
+        self._allowed_origin = None
+        cors.check_origin(origin, self.settings_of_uploads.allowed_origins, own)
+        self._allowed_origin = origin
 
     def decorate(self) -> None:
         """Let the page read the answer."""
         super().decorate()
+        for name in cors.ANSWER_HEADERS:
+            self.clear_header(name)
         for name, value in cors.answer_headers(self._allowed_origin).items():
             self.set_header(name, value)
 
@@ -74,11 +83,7 @@ class StatusHandler(PageHandler):
             raise Refusal(Code.UPLOAD_UNKNOWN)
         wait_s = self._wait_s()
         view = await self.engine.view(upload_id)
-        cors.check_origin(
-            self.request.headers.get("Origin"),
-            self.settings_of_uploads.allowed_origins,
-            view.record.terms.origins,
-        )
+        self.check_origin(view.record.terms.origins)
         if wait_s and not view.record.status.final:
             view = await self.engine.wait(upload_id, wait_s, _stand)
         self.answer(status_document(view.record, offset=view.offset))

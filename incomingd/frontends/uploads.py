@@ -6,6 +6,7 @@ what :mod:`incomingd.wire.tus` makes of the result. Nothing is decided here.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,7 @@ from incomingd.core.ids import is_part_id, is_upload_id
 from incomingd.core.record import Terms
 from incomingd.engine.appending import AppendReport
 from incomingd.frontends import cors
+from incomingd.frontends.senders import Senders
 from incomingd.log import events, get_logger
 from incomingd.metrics import Metrics
 from incomingd.storage.body import CutReason
@@ -28,7 +30,8 @@ from incomingd.wire import tus
 from incomingd.wire.headers import single
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from incomingd.config import Origins
     from incomingd.engine.engine import Engine
@@ -75,6 +78,7 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
         self._metrics = metrics or Metrics(version="", instance="")
         self._exchange_options = exchange_options
         self.options = options
+        self._senders = Senders()
 
     def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:
         """Called by Tornado for each request."""
@@ -94,15 +98,18 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
             allowed_origin = origin
             method = tus.effective_method(request.method, request.get_all)
             target = _target(request.path)
-            if origin is not None and target.upload_id is not None:
-                allowed_origin = None
-                await self._check_ticket_origin(target.upload_id, origin)
-                allowed_origin = origin
+            await self._check_ticket_origin(method, target, origin)
             tus.check_version(method, request.get_all)
-            reply = await self._dispatch(method, target, request, report)
+            with self._counted(request, target):
+                reply = await self._dispatch(method, target, request, report)
+            if method == "HEAD":
+                # It may have been held until there was anything to check.
+                await self._check_ticket_origin(method, target, origin)
             refusal = None
         except Refusal as caught:
             refusal = caught
+            if refusal.code is Code.ORIGIN_NOT_ALLOWED:
+                allowed_origin = None
             reply = self._refuse(refusal, method, request)
         except Exception:
             log.exception(events.REQUEST_FAILED, method=method, path=_template(target))
@@ -128,12 +135,25 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
             )
         return reply
 
-    async def _check_ticket_origin(self, upload_id: str, origin: str) -> None:
-        try:
-            view = await self._engine.view(upload_id)
-        except Refusal:
-            # The request itself will find out, and says it in its own words.
+    def _counted(self, request: Request, target: Target) -> AbstractContextManager[None]:
+        if request.body is None:
+            return contextlib.nullcontext()
+        return self._senders.sending(
+            request.context.address,
+            target.upload_id or request.context.request_id,
+            uploads_max=self._engine.services.options.open_uploads_per_address,
+        )
+
+    async def _check_ticket_origin(self, method: str, target: Target, origin: str | None) -> None:
+        if origin is None or target.upload_id is None:
             return
+        try:
+            view = await self._engine.view(target.upload_id)
+        except Refusal as refusal:
+            # What is not there has no origins; and HEAD is held until it can be told.
+            if refusal.code is Code.UPLOAD_UNKNOWN or method == "HEAD":
+                return
+            raise
         cors.check_origin(origin, self.options.allowed_origins, view.record.terms.origins)
 
     async def _dispatch(self, method: str, target: Target, request: Request, report: AppendReport) -> Reply:
@@ -190,8 +210,8 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
             raise Refusal(Code.CREATION_NOT_OFFERED)
         wanted = self._creation(request)
         if wanted.final_of is not None:
-            ids = [_target(urlsplit(url).path).upload_id for url in wanted.final_of]
-            resource = await self._engine.begin_openly_of(self.options.open_creation_terms(), wanted, _known(ids))
+            parts = tuple(map(_partial_upload, wanted.final_of))
+            resource = await self._engine.begin_openly_of(self.options.open_creation_terms(), wanted, parts)
         else:
             resource = await self._engine.begin_openly(self.options.open_creation_terms(), wanted, request.body, report)
         return self._created(resource, request)
@@ -354,10 +374,15 @@ def _with_part_ids(wanted: Creation, upload_id: str) -> Creation:
     )
 
 
-def _known(ids: Sequence[str | None]) -> tuple[str, ...]:
-    if any(upload_id is None for upload_id in ids):
-        raise Refusal(Code.CONCAT_PART_UNKNOWN)
-    return tuple(upload_id for upload_id in ids if upload_id is not None)
+def _partial_upload(url: str) -> str:
+    """Return the id of the upload that *url* names as a part, under open creation."""
+    try:
+        target = _target(urlsplit(url).path)
+    except (Refusal, ValueError):
+        raise Refusal(Code.CONCAT_PART_UNKNOWN, f"No upload: {url[:200]!r}.") from None
+    if target.upload_id is None or target.part is not None:
+        raise Refusal(Code.CONCAT_PART_UNKNOWN, f"No upload of its own: {url[:200]!r}.")
+    return target.upload_id
 
 
 def _not_allowed(allow: str) -> Refusal:
