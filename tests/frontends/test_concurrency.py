@@ -227,3 +227,24 @@ def test_requests_while_the_daemon_stops(make_service: MakeService) -> None:
         assert answer.headers["connection"] == "close"
         assert answer.headers["retry-after"] == "0"
     assert service.record(path).content.noted_offset == 6
+
+
+def test_one_address_may_send_so_many_uploads_at_once(make_service: MakeService) -> None:
+    """`limits.open_uploads_per_address`: uploads, not requests; looking at one is free."""
+    service = make_service({"limits": {"open_uploads_per_address": 2}})
+    first, second, third = (service.bring(Status.OPEN) for _ in range(3))
+    wires = [service.open_append(path, 4, b"4", 6) for path in (first, second)]
+    for answer in (service.patch(third, 4, b"4"), service.create(service.ticket(), 1, body=b"x")):
+        assert (answer.status, answer.code) == (503, "too_many_open")
+        assert answer.headers["connection"] == "close"
+        assert int(answer.headers["retry-after"]) > 0
+    assert service.offset(third) == 4
+    assert service.create(service.ticket(), 1).status == 201
+    # The client of the first one comes back on another connection: still two.
+    assert service.patch(first, 5, b"5").status == 204
+    assert service.patch(third, 4, b"4").status == 204
+    wires[1].send(b"56789")
+    assert wires[1].read_response().status == 204
+    parts = [service.create(third, 4, {"Upload-Concat": "partial"}).headers["location"] for _ in range(3)]
+    for part in parts:
+        service.open_append(part, 0, b"0", 4)
