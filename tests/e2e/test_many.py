@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,7 +22,10 @@ from tests.support.machine import pss_bytes
 
 KIB = 1024
 SIZE_BYTES = 128 * KIB + 17
-FIRST_BYTES = 32 * KIB
+# What is there at once from a client on a slow link: a few packets.
+FIRST_BYTES = 4 * KIB
+# How far all of them go slowly, before the memory is measured.
+SLOW_BYTES = 64 * KIB
 MEMORY_MAX_BYTES = 40 * KIB
 
 
@@ -63,14 +67,17 @@ class SlowUpload:
         self.writer.write(self.content.read(0, FIRST_BYTES))
         await self.writer.drain()
 
-    async def trickle(self, *, pieces: int, over_s: float) -> int:
-        """Send the rest in *pieces* over so many seconds; return the status of the answer."""
-        rest = self.content.read(FIRST_BYTES, self.content.size_bytes)
-        size = -(-len(rest) // pieces)
-        for start in range(0, len(rest), size):
-            self.writer.write(rest[start : start + size])
+    async def trickle(self, start: int, end: int, *, pieces: int, over_s: float) -> None:
+        """Send the bytes from *start* to *end* in *pieces* over so many seconds."""
+        size = -(-(end - start) // pieces)
+        for offset in range(start, end, size):
+            self.writer.write(self.content.read(offset, min(size, end - offset)))
             await self.writer.drain()
             await asyncio.sleep(over_s / pieces * random.uniform(0.5, 1.5))
+
+    async def end(self, start: int, *, pieces: int = 1, over_s: float = 0) -> int:
+        """Send the rest, from *start* on; return the status of the answer."""
+        await self.trickle(start, self.content.size_bytes, pieces=pieces, over_s=over_s)
         status = await self.status()
         self.writer.close()
         await self.writer.wait_closed()
@@ -86,35 +93,44 @@ async def upload_many(make_daemon: MakeDaemon, app: App, *, count: int, over_s: 
     """Upload *count* files at once, nine of ten slowly; return the memory that an open one took, in bytes."""
     daemon = make_daemon()
     backend = Backend(daemon, app)
-    # One of each kind first: code and buffers that are there once and for all count for no upload.
-    for ticket in backend.tickets(3):
-        warm = await SlowUpload.open(ticket, Content(random.randrange(1 << 30), SIZE_BYTES))
-        await warm.begin()
-        assert await warm.trickle(pieces=2, over_s=0) == 204
-        await asyncio.to_thread(app.check_arrived, warm.upload_id, warm.content.sha256())
+    # Some first that end before: threads, code and buffers that are there once and for all count for no upload.
+    warm = await begin_all(backend.tickets(50))
+    assert set(await asyncio.gather(*(upload.end(FIRST_BYTES, pieces=3, over_s=0.1) for upload in warm))) == {204}
+    await asyncio.to_thread(check_all, app, warm)
     tickets = backend.tickets(count)
     before = pss_bytes(daemon.pid)
-    uploads = [await SlowUpload.open(ticket, Content(random.randrange(1 << 30), SIZE_BYTES)) for ticket in tickets]
-    await asyncio.gather(*(upload.begin() for upload in uploads))
-    await asyncio.to_thread(wait_for_first_bytes, uploads)
+    uploads = await begin_all(tickets)
+    await asyncio.gather(*(upload.trickle(FIRST_BYTES, SLOW_BYTES, pieces=15, over_s=over_s) for upload in uploads))
+    await asyncio.to_thread(wait_for_bytes, uploads, SLOW_BYTES)
     memory = (pss_bytes(daemon.pid) - before) / count
-    slow = [upload for number, upload in enumerate(uploads) if number % 10]
-    fast = [upload for number, upload in enumerate(uploads) if not number % 10]
-    statuses = await asyncio.gather(
-        *(upload.trickle(pieces=20, over_s=over_s) for upload in slow),
-        *(upload.trickle(pieces=1, over_s=0) for upload in fast),
-    )
-    assert set(statuses) == {204}
-    for upload in uploads:
-        await asyncio.to_thread(app.check_arrived, upload.upload_id, upload.content.sha256(), timeout_s=60)
+    # Some end at once, the others take their time.
+    slow = [
+        upload.end(SLOW_BYTES, pieces=10, over_s=over_s / 2) for number, upload in enumerate(uploads) if number % 10
+    ]
+    fast = [upload.end(SLOW_BYTES) for number, upload in enumerate(uploads) if not number % 10]
+    assert set(await asyncio.gather(*slow, *fast)) == {204}
+    await asyncio.to_thread(check_all, app, uploads)
     return memory
 
 
-def wait_for_first_bytes(uploads: list[SlowUpload]) -> None:
-    """Wait until the daemon has taken the first bytes of all; its answer for pages says so and disturbs nobody."""
+async def begin_all(tickets: list[dict[str, Any]]) -> list[SlowUpload]:
+    """Begin an upload for each ticket, all at the same time."""
+    uploads = [await SlowUpload.open(ticket, Content(random.randrange(1 << 30), SIZE_BYTES)) for ticket in tickets]
+    await asyncio.gather(*(upload.begin() for upload in uploads))
+    return uploads
+
+
+def check_all(app: App, uploads: list[SlowUpload]) -> None:
+    """Fail unless the app has all files."""
+    for upload in uploads:
+        app.check_arrived(upload.upload_id, upload.content.sha256(), timeout_s=60)
+
+
+def wait_for_bytes(uploads: list[SlowUpload], offset: int) -> None:
+    """Wait until the daemon has taken all up to *offset*; its answer for pages says so and disturbs nobody."""
     with requests.Session() as http:
         for upload in uploads:
-            while http.get(f"{upload.url}/status", timeout=30).json()["offset"] < FIRST_BYTES:
+            while http.get(f"{upload.url}/status", timeout=30).json()["offset"] < offset:
                 time.sleep(0.02)
 
 
