@@ -50,8 +50,9 @@ class Census:
         self._counting: str | None = None
         self._meanwhile: dict[str, Record | None] = {}
         """What happened in the group that is being counted; None: gone."""
-        self._recent: dict[str, Status] = {}
-        """A record can be read before the engine tells of its writing: such an event must not count twice."""
+        self._recent: dict[str, dict[str, Status]] = {}
+        """What was counted in each of the last groups: a record can be read, or found gone, before the engine tells of
+        it, and must not be counted twice then."""
         self.complete = False
         """Whether the first pass is over."""
         for told, call in (
@@ -81,7 +82,7 @@ class Census:
         clock = self._engine.services.clock
         while not self.complete:
             try:
-                await self._count_all()
+                await self.count()
             except VolumeError as error:
                 log.error(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
                 await clock.sleep(RETRY_AFTER_S)
@@ -92,7 +93,12 @@ class Census:
 
     # -- the first pass
 
-    async def _count_all(self) -> None:
+    async def count(self) -> None:
+        """Make the first pass, while uploads come, change and go.
+
+        Raises:
+            VolumeError: it cannot be read; a further call goes on where this one ended.
+        """
         volume = self._engine.services.volume
         while True:
             found = await volume.groups()
@@ -114,14 +120,15 @@ class Census:
                 some = upload_ids[start : start + READS_AT_ONCE]
                 records = await asyncio.gather(*(self._read(upload_id) for upload_id in some))
                 found.update(zip(some, records, strict=True))
+            known = self._recent[group] = {}
             for record in (found | self._meanwhile).values():
                 if record is not None:
                     self._add(record)
-                    self._recent[record.upload_id] = record.status
+                    known[record.upload_id] = record.status
             self._counted.add(group)
         finally:
             self._counting, self._meanwhile = None, {}
-        while len(self._recent) > RECENT_MAX:
+        while len(self._recent) > 1 and sum(map(len, self._recent.values())) > RECENT_MAX:
             del self._recent[next(iter(self._recent))]
 
     async def _read(self, upload_id: str) -> Record | None:
@@ -155,7 +162,11 @@ class Census:
         if not self.complete and group not in self._counted:
             self._heard_of.add(group)
             return
-        before = self._recent.pop(upload_id, before)
+        known = self._recent.get(group)
+        if known is not None:
+            before = known.pop(upload_id, None)
+            if now is not None:
+                known[upload_id] = now.status
         if before is not None and self._whole.pop(upload_id, None) is None:
             self._numbers[before] -= 1
         if now is not None:

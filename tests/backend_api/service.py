@@ -49,18 +49,20 @@ class ApiService(Service):
         self.metrics: Metrics
         self.backend: backend_api.BackendApi
         self.admin: admin.AdminApi
+        self.census: Census
         self._api_listener: Listener
 
     async def _open(self) -> None:
         await super()._open()
         self.metrics = Metrics(version="1.2.3", instance="test")
         self.backend = backend_api.BackendApi(self.engine, options.backend_options(self.settings), self.metrics)
+        self.census = Census(self.engine)
         self.admin = admin.AdminApi(
             self.engine,
             admin.AdminOptions(tokens=self.backend.options.tokens),
             instance=admin.Instance(version="1.2.3", name="test", volume_path=self.folder),
             metrics=self.metrics,
-            census=Census(self.engine),
+            census=self.census,
             reload=self._reload,
             connections=lambda: {"backend": self._api_listener.open_connections},
         )
@@ -88,6 +90,7 @@ class ApiService(Service):
         )
         self._api_listener.bind()
         self._api_listener.start()
+        await self.census.count()
 
     async def _close(self) -> None:
         self._api_listener.stop()

@@ -166,7 +166,7 @@ class Provoked:
 
     def unavailable(self) -> None:
         # What was looked at lately is in memory, as it is while it is used.
-        self.api.engine._live.clear()
+        self.api.engine.keeper._live.clear()
         self.fail(VolumeUnavailableError("gone"), "create", "read", "groups", "open_file")
 
     def not_ready(self) -> None:
@@ -174,7 +174,7 @@ class Provoked:
         services = self.api.engine.services
         self.monkeypatch.setattr(services, "identity", replace(services.identity, start_id="new"))
         self.fail(ClaimTakenError("taken"), "claim")
-        self.api.engine._live.clear()
+        self.api.engine.keeper._live.clear()
 
     def bug(self) -> None:
         def broken(*args: object, **kwargs: object) -> None:
