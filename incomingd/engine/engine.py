@@ -1,4 +1,4 @@
-"""Finds, pulls and keeps uploads; what listeners and the hand-over call."""
+"""What listeners, the hand-over and the upkeep call: each call finds its upload and runs the rules on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from incomingd.core.record import Record, Terms
 from incomingd.core.status import Status
 from incomingd.engine import appending, beginning, ending, opening
 from incomingd.engine.events import Told
-from incomingd.engine.owned import LostBytesError, OwnedUpload, Services, pull
+from incomingd.engine.keeper import Keeper
+from incomingd.engine.owned import OwnedUpload, Services
 from incomingd.engine.state import InstanceState
 from incomingd.log import events, get_logger
 from incomingd.storage.body import CutReason
@@ -66,14 +67,13 @@ class Engine:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.state = InstanceState()
-        self._live: dict[str, OwnedUpload] = {}
-        self._pulling: dict[str, asyncio.Future[OwnedUpload]] = {}
+        self.keeper = Keeper(services)
         self._key_locks: dict[str, _CountedLock] = {}
 
     @property
     def live(self) -> list[OwnedUpload]:
         """The uploads in memory just now."""
-        return list(self._live.values())
+        return self.keeper.live
 
     # -- tickets
 
@@ -100,7 +100,7 @@ class Engine:
                     known = await self.services.volume.find_key(key)
                     record = await self.services.volume.read(known) if known else None
                     if record is not None and not record.status.final:
-                        live = self._live.get(record.upload_id)
+                        live = self.keeper.find(record.upload_id)
                         return (live.record if live else record), False
                     record = await self._create(terms, lasts_s)
                     await self.services.volume.bind_key(key, record.upload_id)
@@ -134,7 +134,7 @@ class Engine:
             upload_id: whose.
             change: from the record to the new one; may raise a Refusal.
         """
-        async with refusing(), self._changing(upload_id) as upload:
+        async with refusing(), self.keeper.changing(upload_id) as upload:
             async with upload.guard:
                 if upload.record.status.final:
                     raise Refusal(Code.TOO_LATE, f"The upload is {upload.record.status.value}.")
@@ -152,11 +152,11 @@ class Engine:
         Raises:
             Refusal: `upload_unknown`.
         """
-        live = self._live.get(upload_id)
+        live = self.keeper.find(upload_id)
         if live is not None:
             return View(live.record, _offset_for_people(live.record, live.live_offset()))
         async with refusing():
-            record = await self._read(upload_id)
+            record = await self.keeper.read(upload_id)
             if record.status is not Status.OPEN:
                 return View(record, _offset_for_people(record, 0))
             if record.final_of is not None:
@@ -209,7 +209,7 @@ class Engine:
             await clock.sleep(HOLD_RETRY_S)
 
     async def _head(self, upload_id: str, part: str | None) -> Resource:
-        async with refusing(), self._using(upload_id) as upload:
+        async with refusing(), self.keeper.using(upload_id) as upload:
             if upload.record.status is not Status.OPEN:
                 upload.refuse_if_gone()
                 return upload.resource(part)
@@ -255,7 +255,7 @@ class Engine:
     async def begin(self, upload_id: str, wanted: Creation, body: Body | None, report: AppendReport) -> Resource:
         """Begin an upload at its ticket, with the bytes that came along, if any."""
         self._refuse_while_stopping()
-        async with refusing(), self._using(upload_id) as upload:
+        async with refusing(), self.keeper.using(upload_id) as upload:
             if wanted.final_of is not None:
                 return await beginning.begin_final(upload, wanted)
             if wanted.partial:
@@ -290,7 +290,7 @@ class Engine:
         except Refusal:
             # A refused creation leaves nothing behind. One whose bytes were cut
             # has begun, and its client knows nothing of it: it expires.
-            live = self._live.get(record.upload_id)
+            live = self.keeper.find(record.upload_id)
             if live is not None and live.record.beginnings == 0:
                 async with refusing():
                     await self.forget(record)
@@ -302,7 +302,7 @@ class Engine:
         async with refusing():
             record = await self._create(terms, self.services.options.expires_in_s)
             try:
-                async with self._owning(record.upload_id) as upload:
+                async with self.keeper.owning(record.upload_id) as upload:
                     return await opening.begin_final(self, upload, wanted, parts)
             except Refusal:
                 await self.forget(record)
@@ -318,7 +318,7 @@ class Engine:
     ) -> Resource:
         """Append the bytes of one request."""
         self._refuse_while_stopping()
-        async with refusing(), self._using(upload_id) as upload:
+        async with refusing(), self.keeper.using(upload_id) as upload:
             resource = await appending.append(upload, part, wanted, body, report)
             finals = upload.record.wanted_by
         await self._try_finals(finals)
@@ -329,7 +329,7 @@ class Engine:
         for final in finals:
             async with refusing():
                 try:
-                    async with self._owning(final) as upload:
+                    async with self.keeper.owning(final) as upload:
                         await opening.try_to_complete(self, upload)
                 except Refusal as refusal:
                     # It is tried again when somebody asks for it.
@@ -337,7 +337,7 @@ class Engine:
 
     async def terminate(self, upload_id: str, part: str | None) -> None:
         """End an upload because its client does not want it any more."""
-        async with refusing(), self._changing(upload_id) as upload:
+        async with refusing(), self.keeper.changing(upload_id) as upload:
             upload.refuse_if_gone()
             upload.target(part)
             if part is not None:
@@ -352,14 +352,14 @@ class Engine:
             log.info(events.UPLOAD_CANCELLED, upload_id=upload_id, reason="client")
 
     async def _let_go(self, upload_id: str) -> None:
-        async with self._owning(upload_id) as upload, upload.guard:
+        async with self.keeper.owning(upload_id) as upload, upload.guard:
             await upload.write(replace(upload.record, let_go=True), sync=upload.syncs_completion)
 
     # -- the web app
 
     async def cancel(self, upload_id: str, reason: str) -> View:
         """End an upload because the web app does not want it any more."""
-        async with refusing(), self._changing(upload_id) as upload:
+        async with refusing(), self.keeper.changing(upload_id) as upload:
             await ending.cancel(upload, reason=reason, by_client=False)
             log.info(events.UPLOAD_CANCELLED, upload_id=upload_id, reason="web app")
             return View(upload.record, 0)
@@ -384,7 +384,7 @@ class Engine:
                 watcher = self.services.events.watch(upload_id)
         finally:
             self.services.events.unwatch(upload_id, watcher)
-        async with refusing(), self._changing(upload_id) as upload:
+        async with refusing(), self.keeper.changing(upload_id) as upload:
             if _confirmed(upload.record, done=done):
                 # Its answer was lost; it says the same again.
                 return View(upload.record, upload.record.content.length or 0)
@@ -398,7 +398,7 @@ class Engine:
 
     async def redeliver(self, upload_id: str) -> View:
         """Make the callback again."""
-        async with refusing(), self._owning(upload_id) as upload:
+        async with refusing(), self.keeper.owning(upload_id) as upload:
             await ending.redeliver(upload)
             return View(upload.record, upload.record.content.length or 0)
 
@@ -407,15 +407,15 @@ class Engine:
     @contextlib.asynccontextmanager
     async def owning(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
         """Own an upload for what is done to it here, whatever its status."""
-        async with self._owning(upload_id) as upload:
+        async with self.keeper.owning(upload_id) as upload:
             yield upload
 
     async def resume(self, record: Record) -> None:
         """Take up what a former run left undone of an upload found on the volume."""
-        if record.upload_id in self._live:
+        if self.keeper.find(record.upload_id) is not None:
             return
         if record.status in (Status.COMPLETE, Status.HANDING_OVER) and not record.joined:
-            async with self._owning(record.upload_id) as upload:
+            async with self.keeper.owning(record.upload_id) as upload:
                 ending.resume(upload, self.services)
         elif record.status in (Status.COMPLETE, Status.HANDING_OVER, Status.AWAITING_APP) or ending.pending(record):
             self.services.events.tell(Told.DUE, record)
@@ -426,18 +426,19 @@ class Engine:
 
     async def expire(self, upload_id: str) -> bool:
         """End an upload whose time is over; return whether it was."""
-        async with self._owning(upload_id) as upload:
+        async with self.keeper.owning(upload_id) as upload:
             expired = await ending.expire(upload)
         if expired:
             log.info(events.UPLOAD_EXPIRED, upload_id=upload_id, offset=upload.offsets.get(None, 0))
             # Thousands may expire at once: none stays in memory.
-            await self._evict(upload)
+            await self.keeper.evict(upload)
         return expired
 
     async def forget(self, record: Record) -> None:
         """Delete the record of an upload that ended long ago."""
-        if record.upload_id in self._live:
-            await self._evict(self._live[record.upload_id])
+        live = self.keeper.find(record.upload_id)
+        if live is not None:
+            await self.keeper.evict(live)
         if record.status is not Status.FINISHED or not ending.keeps_file(record):
             # Kept till now, or left behind when deleting it was cut short.
             await self.services.volume.drop_bytes(record, file_too=True)
@@ -446,24 +447,7 @@ class Engine:
 
     async def release_idle(self) -> None:
         """Let the uploads out of memory that nobody asked for of late."""
-        horizon = self.services.clock.monotonic() - self.services.options.idle_s
-        for upload in self.live:
-            if upload.used_at < horizon:
-                await self._evict(upload)
-
-    async def _evict(self, upload: OwnedUpload) -> None:
-        if upload.in_use:
-            return
-        try:
-            await upload.rest()
-        except VolumeError as error:
-            # What is in memory is all that knows the true offset; keep it.
-            self.services.health.failed(error)
-            return
-        if _still_in_use(upload):
-            return
-        self._live.pop(upload.id, None)
-        await self.services.registry.released(upload.id, self.services.identity, upload.record.epoch)
+        await self.keeper.release_idle()
 
     async def stop(self) -> None:
         """Cut every append and note where it stands; nothing starts any more."""
@@ -487,129 +471,12 @@ class Engine:
         if self.state.stopping:
             raise Refusal(Code.STOPPING, retry_after_s=0)
 
-    # -- finding and pulling
-
-    async def _read(self, upload_id: str) -> Record:
-        if not ids.is_upload_id(upload_id) or ids.volume_of(upload_id) != self.services.volume.id:
-            raise Refusal(Code.UPLOAD_UNKNOWN)
-        record = await self.services.volume.read(upload_id)
-        if record is None:
-            raise Refusal(Code.UPLOAD_UNKNOWN)
-        return record
-
-    @contextlib.asynccontextmanager
-    async def _using(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
-        """Own an upload that takes bytes; any other is answered from its record."""
-        async with self._unless(lambda status: status is not Status.OPEN, upload_id) as upload:
-            yield upload
-
-    @contextlib.asynccontextmanager
-    async def _changing(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
-        """Own an upload whose status can still change."""
-        async with self._unless(lambda status: status.final, upload_id) as upload:
-            yield upload
-
-    @contextlib.asynccontextmanager
-    async def _unless(self, shown: Callable[[Status], bool], upload_id: str) -> AsyncIterator[OwnedUpload]:
-        """Own an upload, unless its record says all there is to be said."""
-        if upload_id not in self._live:
-            record = await self._read(upload_id)
-            if shown(record.status):
-                length = record.content.length or 0
-                yield OwnedUpload(record, {None: length}, self.services)
-                return
-        async with self._owning(upload_id) as upload:
-            yield upload
-
-    @contextlib.asynccontextmanager
-    async def _owning(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
-        upload = await self._owned(upload_id)
-        upload.busy += 1
-        upload.touch()
-        try:
-            yield upload
-        finally:
-            upload.busy -= 1
-            upload.touch()
-            if upload.superseded and self._live.get(upload_id) is upload:
-                del self._live[upload_id]
-                await self.services.registry.released(upload_id, self.services.identity, upload.record.epoch)
-
-    async def _owned(self, upload_id: str) -> OwnedUpload:
-        while True:
-            live = self._live.get(upload_id)
-            if live is not None:
-                return live
-            under_way = self._pulling.get(upload_id)
-            if under_way is None:
-                break
-            await self.services.clock.timeout(self.services.options.hold_s, under_way)
-            if not under_way.done():
-                raise Refusal(Code.NOT_READY, retry_after_s=1)
-        under_way = asyncio.get_running_loop().create_future()
-        self._pulling[upload_id] = under_way
-        try:
-            upload = await self._pull(upload_id)
-            self._live[upload_id] = upload
-            return upload
-        finally:
-            del self._pulling[upload_id]
-            under_way.cancel()
-
-    async def _pull(self, upload_id: str) -> OwnedUpload:
-        record = await self._read(upload_id)
-        try:
-            if record.owner == self.services.identity:
-                # Evicted from memory earlier; the tenure is still ours.
-                upload = await self._reloaded(record)
-            else:
-                upload = await pull(record, self.services)
-                log.info(
-                    events.UPLOAD_PULLED,
-                    upload_id=upload_id,
-                    offset=upload.offsets.get(None, 0),
-                    reason="parked" if record.owner is None else "orphan",
-                )
-        except LostBytesError as lost:
-            await ending.lose(lost.upload)
-            log.error(events.UPLOAD_LOST, upload_id=upload_id)
-            return lost.upload
-        async with upload.guard:
-            for part in (*dict(upload.record.parts), None):
-                if ending.reached(upload, part):
-                    await ending.complete_target(upload, part)
-        if upload.record.status is Status.COMPLETE and not upload.record.joined:
-            # Whoever asked for it, the file must come to be: the first pass
-            # leaves out what is in use already.
-            ending.start_joining(upload)
-        return upload
-
-    async def _reloaded(self, record: Record) -> OwnedUpload:
-        offsets: dict[str | None, int] = {}
-        upload = OwnedUpload(record, offsets, self.services)
-        if record.status is Status.OPEN:
-            offsets[None] = 0
-            if record.final_of is None:
-                offsets[None] = await self.services.volume.measure(record, record.content)
-            for name, content in record.parts:
-                offsets[name] = await self.services.volume.measure(record, content)
-                if offsets[name] < content.noted_offset:
-                    raise LostBytesError(upload)
-            if offsets[None] < record.content.noted_offset:
-                raise LostBytesError(upload)
-        return upload
-
 
 def _confirmed(record: Record, *, done: bool) -> bool:
     """Whether the web app has said just this before."""
     if done:
         return record.status is Status.FINISHED
     return record.status is Status.FAILED and record.failure is not None and record.failure.code == ending.REFUSED
-
-
-def _still_in_use(upload: OwnedUpload) -> bool:
-    """Ask once more, after something was waited for."""
-    return upload.in_use
 
 
 def _offset_for_people(record: Record, live: int) -> int:

@@ -1,0 +1,187 @@
+"""The uploads that this instance owns and has in memory; finding, pulling, letting go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from incomingd.core import ids
+from incomingd.core.errors import Code, Refusal
+from incomingd.core.status import Status
+from incomingd.engine import ending
+from incomingd.engine.owned import LostBytesError, OwnedUpload, Services, pull
+from incomingd.log import events, get_logger
+from incomingd.storage.volume import VolumeError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from incomingd.core.record import Record
+
+log = get_logger()
+
+
+class Keeper:
+    """One for each engine.
+
+    Memory holds what is in use and what was a short while ago; everything else
+    is read, and pulled where it must be, when somebody asks for it.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self._live: dict[str, OwnedUpload] = {}
+        self._pulling: dict[str, asyncio.Future[OwnedUpload]] = {}
+
+    @property
+    def live(self) -> list[OwnedUpload]:
+        """The uploads in memory just now."""
+        return list(self._live.values())
+
+    def find(self, upload_id: str) -> OwnedUpload | None:
+        """Return the upload, if it is in memory."""
+        return self._live.get(upload_id)
+
+    async def read(self, upload_id: str) -> Record:
+        """Return the upload's record.
+
+        Raises:
+            Refusal: `upload_unknown`.
+        """
+        if not ids.is_upload_id(upload_id) or ids.volume_of(upload_id) != self.services.volume.id:
+            raise Refusal(Code.UPLOAD_UNKNOWN)
+        record = await self.services.volume.read(upload_id)
+        if record is None:
+            raise Refusal(Code.UPLOAD_UNKNOWN)
+        return record
+
+    @contextlib.asynccontextmanager
+    async def using(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
+        """Own an upload that takes bytes; any other is answered from its record."""
+        async with self._unless(lambda status: status is not Status.OPEN, upload_id) as upload:
+            yield upload
+
+    @contextlib.asynccontextmanager
+    async def changing(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
+        """Own an upload whose status can still change."""
+        async with self._unless(lambda status: status.final, upload_id) as upload:
+            yield upload
+
+    @contextlib.asynccontextmanager
+    async def _unless(self, shown: Callable[[Status], bool], upload_id: str) -> AsyncIterator[OwnedUpload]:
+        """Own an upload, unless its record says all there is to be said."""
+        if upload_id not in self._live:
+            record = await self.read(upload_id)
+            if shown(record.status):
+                length = record.content.length or 0
+                yield OwnedUpload(record, {None: length}, self.services)
+                return
+        async with self.owning(upload_id) as upload:
+            yield upload
+
+    @contextlib.asynccontextmanager
+    async def owning(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
+        """Own an upload for what is done to it here, whatever its status."""
+        upload = await self._owned(upload_id)
+        upload.busy += 1
+        upload.touch()
+        try:
+            yield upload
+        finally:
+            upload.busy -= 1
+            upload.touch()
+            if upload.superseded and self._live.get(upload_id) is upload:
+                del self._live[upload_id]
+                await self.services.registry.released(upload_id, self.services.identity, upload.record.epoch)
+
+    async def _owned(self, upload_id: str) -> OwnedUpload:
+        while True:
+            live = self._live.get(upload_id)
+            if live is not None:
+                return live
+            under_way = self._pulling.get(upload_id)
+            if under_way is None:
+                break
+            await self.services.clock.timeout(self.services.options.hold_s, under_way)
+            if not under_way.done():
+                raise Refusal(Code.NOT_READY, retry_after_s=1)
+        under_way = asyncio.get_running_loop().create_future()
+        self._pulling[upload_id] = under_way
+        try:
+            upload = await self._pull(upload_id)
+            self._live[upload_id] = upload
+            return upload
+        finally:
+            del self._pulling[upload_id]
+            under_way.cancel()
+
+    async def _pull(self, upload_id: str) -> OwnedUpload:
+        record = await self.read(upload_id)
+        try:
+            if record.owner == self.services.identity:
+                # Evicted from memory earlier; the tenure is still ours.
+                upload = await self._reloaded(record)
+            else:
+                upload = await pull(record, self.services)
+                log.info(
+                    events.UPLOAD_PULLED,
+                    upload_id=upload_id,
+                    offset=upload.offsets.get(None, 0),
+                    reason="parked" if record.owner is None else "orphan",
+                )
+        except LostBytesError as lost:
+            await ending.lose(lost.upload)
+            log.error(events.UPLOAD_LOST, upload_id=upload_id)
+            return lost.upload
+        async with upload.guard:
+            for part in (*dict(upload.record.parts), None):
+                if ending.reached(upload, part):
+                    await ending.complete_target(upload, part)
+        if upload.record.status is Status.COMPLETE and not upload.record.joined:
+            # Whoever asked for it, the file must come to be: the first pass
+            # leaves out what is in use already.
+            ending.start_joining(upload)
+        return upload
+
+    async def _reloaded(self, record: Record) -> OwnedUpload:
+        offsets: dict[str | None, int] = {}
+        upload = OwnedUpload(record, offsets, self.services)
+        if record.status is Status.OPEN:
+            offsets[None] = 0
+            if record.final_of is None:
+                offsets[None] = await self.services.volume.measure(record, record.content)
+            for name, content in record.parts:
+                offsets[name] = await self.services.volume.measure(record, content)
+                if offsets[name] < content.noted_offset:
+                    raise LostBytesError(upload)
+            if offsets[None] < record.content.noted_offset:
+                raise LostBytesError(upload)
+        return upload
+
+    async def release_idle(self) -> None:
+        """Let the uploads out of memory that nobody asked for of late."""
+        horizon = self.services.clock.monotonic() - self.services.options.idle_s
+        for upload in self.live:
+            if upload.used_at < horizon:
+                await self.evict(upload)
+
+    async def evict(self, upload: OwnedUpload) -> None:
+        """Let one upload out of memory, unless it is in use."""
+        if upload.in_use:
+            return
+        try:
+            await upload.rest()
+        except VolumeError as error:
+            # What is in memory is all that knows the true offset; keep it.
+            self.services.health.failed(error)
+            return
+        if _still_in_use(upload):
+            return
+        self._live.pop(upload.id, None)
+        await self.services.registry.released(upload.id, self.services.identity, upload.record.epoch)
+
+
+def _still_in_use(upload: OwnedUpload) -> bool:
+    """Ask once more, after something was waited for."""
+    return upload.in_use
