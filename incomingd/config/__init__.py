@@ -4,6 +4,7 @@ from incomingd.config.changes import Change, Changes, changes, reloaded
 from incomingd.config.commandline import CommandLine, parse
 from incomingd.config.effective import render_effective
 from incomingd.config.errors import ConfigError, Problem
+from incomingd.config.listeners import Tls
 from incomingd.config.loading import DEFAULT_FILE, Loaded, load
 from incomingd.config.settings import Settings
 from incomingd.config.values import (
@@ -33,6 +34,7 @@ __all__ = [
     "Problem",
     "Settings",
     "TcpAddress",
+    "Tls",
     "TrustedProxies",
     "UnixAddress",
     "changes",

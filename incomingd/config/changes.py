@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
+from incomingd.config.declaring import Group
 from incomingd.config.keys import Key, keys, value_of
-from incomingd.config.settings import Group, Settings
+from incomingd.config.settings import Settings
 from incomingd.config.text import dump
 
 G = TypeVar("G", bound=Group)

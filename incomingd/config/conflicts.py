@@ -6,8 +6,9 @@ from typing import Final, cast
 
 from incomingd.config.errors import Problem
 from incomingd.config.keys import Key, keys, value_of
+from incomingd.config.listeners import Tls
 from incomingd.config.secret_files import readable_by_others
-from incomingd.config.settings import Admin, Backend, Public, Settings, Tls
+from incomingd.config.settings import Settings
 from incomingd.config.text import dump
 
 _TOKEN_CHARS_GOOD: Final = 16
@@ -40,25 +41,21 @@ def _certificates(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
 
 def _listeners(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     public, backend, admin = settings.public, settings.backend, settings.admin
-    if public.address == backend.address and not backend.tokens:
-        about = ("backend.address", "public.address", "backend.tokens")
-        yield about, "web apps would share the listener of browsers, and anyone could make tickets: set backend.tokens"
+    if public.address == backend.address:
+        about: tuple[str, ...] = ("backend.address", "public.address")
+        yield (
+            about,
+            "web apps would share the listener of browsers, which is for the world: set another backend.address",
+        )
     if public.address == admin.address:
         about = ("admin.address", "public.address", "backend.address")
         yield (
             about,
             "operators would share the listener of browsers, and anyone could stop it: set admin.address",
         )
-    yield from _one_certificate("backend", backend, "public", public)
-    yield from _one_certificate("admin", admin, "backend", backend)
-
-
-def _one_certificate(
-    name: str, group: Backend | Admin, other_name: str, other: Public | Backend
-) -> Iterator[tuple[tuple[str, ...], str]]:
-    if group.address == other.address and group.tls != other.tls:
-        about = tuple(f"{group_name}.tls.{leaf}" for group_name in (name, other_name) for leaf in ("cert", "key"))
-        yield about, f"{name} and {other_name} share one listener, which has one certificate: set {other_name}.tls only"
+    if admin.address == backend.address and admin.tls != backend.tls:
+        about = ("admin.tls.cert", "admin.tls.key", "backend.tls.cert", "backend.tls.key")
+        yield about, "admin and backend share one listener, which has one certificate: set backend.tls only"
 
 
 def doubts(settings: Settings, origins: Mapping[str, str], config_file: Path | None) -> Iterator[Problem]:

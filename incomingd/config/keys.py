@@ -9,8 +9,9 @@ from typing import Any, Literal, cast, get_args, get_origin
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
+from incomingd.config.declaring import Group
 from incomingd.config.kinds import Expects
-from incomingd.config.settings import Group, Settings
+from incomingd.config.settings import Settings
 from incomingd.config.values import format_size
 
 

@@ -15,9 +15,10 @@ from incomingd.config.conflicts import conflicts, doubts
 from incomingd.config.environment import read_environment
 from incomingd.config.errors import ConfigError, Problem
 from incomingd.config.keys import Key, keys, value_of
+from incomingd.config.listeners import Tls
 from incomingd.config.raw import Raw, Reading
 from incomingd.config.secret_files import read_secrets
-from incomingd.config.settings import Settings, Tls
+from incomingd.config.settings import Settings
 from incomingd.config.values import none_word, parse_optional, parse_path
 from incomingd.config.yaml_file import read_file
 

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import yaml
 
+from incomingd.config.declaring import Group
 from incomingd.config.keys import Key, keys
-from incomingd.config.settings import Group, Settings
+from incomingd.config.settings import Settings
 from incomingd.config.text import dump, duration_text, yaml_text
 
 _WIDTH: Final = 100
@@ -32,7 +33,7 @@ _YAML_HEAD: Final = """\
 _PAGE_HEAD: Final = """\
 # Configuration
 
-<!-- Made from incomingd/config/settings.py by `python -m incomingd.config --write`. Do not edit. -->
+<!-- Made from incomingd/config by `python -m incomingd.config --write`. Do not edit. -->
 
 `incomingd` needs no configuration: without any it is a complete service on one machine. What can be set stands below.
 

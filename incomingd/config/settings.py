@@ -4,212 +4,35 @@ The reference file, the reference page, the JSON Schema, `--help` and the messag
 here. A key is declared when something honours it, never before: nobody shall set a key that does nothing.
 """
 
-import re
-import socket
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
-from pydantic_core import PydanticUndefined
+from pydantic import model_validator
 
+from incomingd.config.declaring import DAY_S, HOUR_S, MINUTE_S, Group, KiB, MiB, TiB, setting
 from incomingd.config.kinds import (
-    AddressValue,
-    BaseUrl,
     Count,
     HostList,
     InstanceName,
     Mode,
     OptionalCount,
     OptionalName,
-    OptionalPath,
     OptionalSize,
-    OptionalUrl,
-    OriginList,
     PathValue,
-    ProxyList,
     RegistryUrl,
     Seconds,
     Size,
     Switch,
-    TokenList,
 )
-from incomingd.config.values import Address, Hosts, Origins, TcpAddress, TrustedProxies, UnixAddress, parse_address
+from incomingd.config.listeners import Admin, Backend, Public, Tls, host_name
+from incomingd.config.values import Address, Hosts, TcpAddress, parse_address
 
-KiB: Final = 1 << 10
-MiB: Final = 1 << 20
-TiB: Final = 1 << 40
-MINUTE_S: Final = 60
-HOUR_S: Final = 3600
-DAY_S: Final = 86_400
+__all__ = ["Admin", "Backend", "Public", "Settings", "Tls"]
 
 Durability = Literal["none", "completion", "acknowledgement"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
 ClientAddress = Literal["full", "masked", "none"]
-
-
-def setting(  # noqa: PLR0913 - one parameter for each thing that is said of a key; all by name
-    *,
-    default: Any = PydanticUndefined,
-    default_from: Callable[[dict[str, Any]], Any] | None = None,
-    what: str,
-    why: str,
-    reload: bool,
-    unit: str = "",
-    default_text: str = "",
-    secret: bool = False,
-    ge: float | None = None,
-    le: float | None = None,
-) -> Any:
-    """Declare a key.
-
-    `what` it is and `why` one would change it are sentences; `reload`: whether it can change while the daemon runs;
-    `default_text` says a default that depends on other things, `default_from` makes it from the group's keys that stand
-    before; a `secret` is never shown.
-    """
-    extra: dict[str, JsonValue] = {
-        "x-unit": unit,
-        "x-why": why,
-        "x-reload": reload,
-        "x-default": default_text,
-        "x-secret": secret,
-    }
-    if default_from is not None:
-        return Field(default_factory=default_from, description=what, json_schema_extra=extra, ge=ge, le=le)
-    return Field(default=default, description=what, json_schema_extra=extra, ge=ge, le=le)
-
-
-class Group(BaseModel):
-    """Settings that belong together. Immutable: a reload makes a new one."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, hide_input_in_errors=True
-    )
-
-
-class Tls(Group):
-    """Certificate and key of a listener; without them it speaks plain HTTP."""
-
-    cert: OptionalPath = setting(
-        default=None,
-        what="PEM file with the certificate and those between it and the root.",
-        why="Set it, with the key, where the listener is reached without a proxy that speaks TLS. Read again at a"
-        " reload.",
-        reload=True,
-    )
-    key: OptionalPath = setting(
-        default=None,
-        what="PEM file with the private key, without a pass phrase.",
-        why="Together with the certificate.",
-        reload=True,
-    )
-
-    @property
-    def enabled(self) -> bool:
-        """Whether the listener speaks HTTPS."""
-        return self.cert is not None
-
-
-class Public(Group):
-    """The listener for browsers and other clients that upload."""
-
-    address: AddressValue = setting(
-        default=TcpAddress("0.0.0.0", 4000),  # noqa: S104 - this is the listener that is meant for the world
-        what="Where browsers connect.",
-        why="Another port, one interface only, or a Unix socket behind a proxy on the same machine.",
-        reload=False,
-    )
-    base_url: OptionalUrl = setting(
-        default=None,
-        what="What stands before the path in the addresses of uploads.",
-        why="Set it where pages come from another origin than uploads go to, and clients other than incoming.js need"
-        " whole URLs. Unset, addresses are paths, and the library uses the origin that it was loaded from.",
-        reload=True,
-    )
-    tls: Tls = Tls()
-    allowed_origins: OriginList = setting(
-        default=Origins(None),
-        what="The origins whose pages may upload; a page of another gets 403.",
-        why="By default all may, since the URL of an upload is the permission. List your own so that nobody else's"
-        " page can be used with a URL that leaked.",
-        reload=True,
-    )
-    trusted_proxies: ProxyList = setting(
-        default=TrustedProxies(()),
-        what="Networks (and `unix`, for a Unix socket) whose word is taken for the client's address and scheme:"
-        " Forwarded, X-Forwarded-*.",
-        why="Set it to the addresses of your proxy or load balancer, else every client seems to be the proxy.",
-        reload=True,
-    )
-    open_creation: Switch = setting(
-        default=False,
-        what="Whether anyone may create uploads without a ticket.",
-        why="Only for trying out stock clients, or where something before this service decides who may.",
-        reload=True,
-    )
-
-
-def _base_url_of(backend: dict[str, Any]) -> str:
-    """Make backend.base_url from the listener's address. A Unix socket gives none: its text is refused later."""
-    address, tls = backend.get("address"), backend.get("tls")
-    if isinstance(address, UnixAddress):
-        return str(address)
-    if not isinstance(address, TcpAddress):
-        return "http://address.invalid"  # the address is refused itself, this value is never used
-    scheme = "https" if isinstance(tls, Tls) and tls.enabled else "http"
-    return f"{scheme}://{TcpAddress(_host_name(), address.port) if address.is_wildcard else address}"
-
-
-def _host_name() -> str:
-    """Give this machine's name as far as an instance's name or a URL can hold it."""
-    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()).strip("-.")[:48] or "localhost"
-
-
-class Backend(Group):
-    """The listener for the backends of web apps. It is not for the world."""
-
-    address: AddressValue = setting(
-        default=TcpAddress("127.0.0.1", 4001),
-        what="Where web apps connect to get tickets.",
-        why="Web apps on other machines need an address that they reach; set tokens then.",
-        reload=False,
-    )
-    tls: Tls = Tls()
-    base_url: BaseUrl = setting(
-        default_from=_base_url_of,
-        default_text="made from backend.address",
-        what="What stands before the path in the download URLs that callbacks tell web apps.",
-        why="Set it where web apps reach this listener under another name, or where it is a Unix socket.",
-        reload=False,
-    )
-    tokens: TokenList = setting(
-        default=(),
-        what="Bearer tokens of web apps; each is accepted. Without any, whoever reaches the listener may call it.",
-        why="Set one for each web app, above all where the listener is not on the loopback interface. To change a"
-        " token, have both here for a while.",
-        reload=True,
-        secret=True,
-    )
-    tokens_file: OptionalPath = setting(
-        default=None,
-        what="File with the tokens, one a line; used instead of backend.tokens.",
-        why="Keeps secrets out of this file, of the environment and of the list of processes.",
-        reload=True,
-    )
-
-
-class Admin(Group):
-    """The listener for operators, health checks and Prometheus. Whoever reaches it may do everything."""
-
-    address: AddressValue = setting(
-        default=TcpAddress("127.0.0.1", 4001),
-        default_text="the same as backend.address",
-        what="Where operators, `incomingctl` and Prometheus connect. With the backend's address both share one"
-        " listener.",
-        why="Give it a port or a Unix socket of its own when web apps shall not reach it.",
-        reload=False,
-    )
-    tls: Tls = Tls()
 
 
 class Files(Group):
@@ -287,7 +110,7 @@ class Handover(Group):
         le=1000,
         what="How many callbacks may be open at once.",
         why="Fewer where a web app breaks down under many; more where callbacks are slow and files are many.",
-        reload=True,
+        reload=False,
     )
     allowed_hosts: HostList = setting(
         default=Hosts(None),
@@ -374,7 +197,7 @@ class Limits(Group):
         unit="bytes",
         what="Kept free on the volume: an upload whose length would go below is refused with 507.",
         why="More where other programs need space on the same volume.",
-        reload=True,
+        reload=False,
     )
     open_uploads_per_address: OptionalCount = setting(
         default=None,
@@ -573,7 +396,7 @@ class Settings(Group):
             filled["admin"] = _share_with_backend(admin, filled.get("backend", {}))
         if "instance" not in filled:
             public = _address_in(filled.get("public"), Public)
-            filled["instance"] = f"{_host_name()}:{public.port}" if isinstance(public, TcpAddress) else _host_name()
+            filled["instance"] = f"{host_name()}:{public.port}" if isinstance(public, TcpAddress) else host_name()
         return filled
 
 

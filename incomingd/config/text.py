@@ -5,8 +5,9 @@ from typing import Any, Final
 import yaml
 from pydantic_core import to_jsonable_python
 
+from incomingd.config.declaring import DAY_S, HOUR_S, MINUTE_S
 from incomingd.config.keys import Key, keys
-from incomingd.config.settings import DAY_S, HOUR_S, MINUTE_S, Settings
+from incomingd.config.settings import Settings
 
 MASK: Final = "***"
 

@@ -21,6 +21,8 @@ NEEDS_RESTART = {
     "files.mode",
     "files.group",
     "registry.url",
+    "handover.concurrency",
+    "limits.free_space_reserve_bytes",
     "limits.header_bytes",
     "limits.idle_connection_timeout_s",
     "storage.threads",

@@ -428,7 +428,10 @@ TOKEN = "0123456789abcdef"
     [
         ("backend: {address: '0.0.0.0:4000'}\nadmin: {address: 'localhost:9'}", "backend.address"),
         ("admin: {address: '0.0.0.0:4000'}", "admin.address"),
-        (f"backend: {{address: '0.0.0.0:4000', tokens: {TOKEN}}}", "backend.address"),
+        (
+            f"backend: {{address: '0.0.0.0:4000', tokens: {TOKEN}}}\nadmin: {{address: 'localhost:9'}}",
+            "backend.address",
+        ),
         ("handover: {backoff_first_s: 10, backoff_max_s: 9}", "handover.backoff_first_s"),
         ("limits: {metadata_bytes: 20 KiB}", "limits.metadata_bytes"),
         ("uploads: {expires_in_max_s: 60}", "uploads.expires_in_max_s"),
@@ -438,11 +441,6 @@ TOKEN = "0123456789abcdef"
 )
 def test_settings_that_contradict_each_other(mistakes: Mistakes, text: str, key: str) -> None:
     assert ("conflict", key) in {(problem.code, problem.key) for problem in mistakes(text)}
-
-
-def test_web_apps_may_share_the_listener_of_browsers_where_they_have_tokens(load_file: LoadFile) -> None:
-    text = f"backend: {{address: '0.0.0.0:4000', tokens: [{TOKEN}]}}\nadmin: {{address: '127.0.0.1:4001'}}"
-    assert load_file(text).settings.backend.address == load_file().settings.public.address
 
 
 def test_a_mistake_is_not_reported_twice_by_what_depends_on_it(mistakes: Mistakes) -> None:
