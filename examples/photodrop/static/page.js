@@ -62,6 +62,7 @@ function remind(row, reminder) {
 /** @type {Set<Row>} */
 const rows = new Set();
 
+/** The uploader's states in a word; @type {Record<string, string>} */
 const WORDS = {
   idle: 'Waiting',
   asking: 'Connecting',
@@ -69,10 +70,13 @@ const WORDS = {
   sending: 'Uploading',
   reconnecting: 'Reconnecting',
   paused: 'Paused',
+  arrived: 'Arrived',
+  handing_over: 'Being handed over',
   cancelling: 'Cancelling',
   cancel_waiting: 'Cancelling',
   finished: 'Handed over',
   cancelled: 'Cancelled',
+  refused: 'Refused',
   failed: 'Failed',
 };
 
@@ -118,7 +122,7 @@ class Row {
   }
 
   get active() {
-    return !this.ended && !['queued', 'missing', 'paused', 'watching'].includes(this.state);
+    return !this.ended && !['queued', 'missing', 'paused', 'arrived', 'handing_over'].includes(this.state);
   }
 
   /**
@@ -174,45 +178,38 @@ class Row {
   /** Show what the uploader tells. */
   follow() {
     const { upload } = this;
-    const progress = $('progress', this.element);
-    if (['asking', 'creating'].includes(upload.state)) {
-      progress.value = Math.max(progress.value, upload.frac_complete);
-    } else {
-      progress.value = upload.frac_complete;
-    }
+    $('progress', this.element).value = upload.frac_complete;
     $('.pause', this.element).hidden = !upload.can_pause || upload.paused;
     $('.resume', this.element).hidden = !upload.paused;
     $('.cancel', this.element).hidden = !upload.can_cancel;
+    let { state } = upload;
     if (upload.error_code === 'refused') {
-      this.show('refused', 'Refused', this.figures());
-    } else if (upload.state === 'watching') {
-      this.show('watching', upload.handover_state === 'arrived' ? 'Arrived' : 'Being handed over', this.figures());
-    } else {
-      this.show(upload.state, WORDS[/** @type {keyof WORDS} */ (upload.state)], this.figures());
+      state = 'refused';
+    } else if (state === 'watching') {
+      state = upload.handover_state === 'arrived' ? 'arrived' : 'handing_over';
+    } else if (upload.state_msg.startsWith('reconnecting')) {
+      state = 'reconnecting'; // also while it asks again
     }
-    if (['paused', 'watching'].includes(upload.state)) {
+    this.show(state, WORDS[state] ?? state, this.figures(state));
+    if (['paused', 'arrived', 'handing_over'].includes(state)) {
       next();
     }
   }
 
-  /** The line below the bar: how far, how fast, or why not. */
-  figures() {
-    const { state, bytes_tx, bytes_total, error_msg } = this.upload;
+  /** @param {string} state @returns {string} the line below the bar: how far, how fast, or why not */
+  figures(state) {
+    const { bytes_tx, bytes_total, error_msg, trouble_msg } = this.upload;
+    const some = bytes_tx > 0 && bytes_tx < bytes_total ? `${size(bytes_tx)} of ${size(bytes_total)}` : size(bytes_total);
     if (state !== 'sending') {
       this.#marks = [];
-      const some = bytes_tx < bytes_total && ['paused', 'reconnecting'].includes(state);
-      return error_msg || (some ? `${size(bytes_tx)} of ${size(bytes_total)}` : size(bytes_total));
+      return error_msg || (trouble_msg ? `${some} · ${trouble_msg}` : some);
     }
     const now = performance.now();
     this.#marks = [...this.#marks.filter(({ at }) => now - at < 5000), { at: now, bytes: bytes_tx }];
     const [first] = this.#marks;
     const seconds = first ? (now - first.at) / 1000 : 0;
     const speed = first && seconds > 0.5 ? (bytes_tx - first.bytes) / seconds : 0;
-    const parts = [`${size(bytes_tx)} of ${size(bytes_total)}`];
-    if (speed > 0) {
-      parts.push(`${size(speed)}/s`, duration((bytes_total - bytes_tx) / speed));
-    }
-    return parts.join(' · ');
+    return speed > 0 ? [some, `${size(speed)}/s`, duration((bytes_total - bytes_tx) / speed)].join(' · ') : some;
   }
 
   cancel() {

@@ -1014,11 +1014,10 @@ class Upload {
         return 'waiting';
       case 'asking':
       case 'creating':
+      case 'reconnecting':
         return this.#trouble ? because('reconnecting', this.#trouble.message) : 'connecting';
       case 'sending':
         return 'uploading';
-      case 'reconnecting':
-        return because(this.#arrived ? 'arrived, reconnecting' : 'reconnecting', this.#trouble?.message);
       case 'watching':
         return this.#handover_state === '' || this.#handover_state === 'arrived' ? 'arrived' : 'being handed over';
       case 'finished':
@@ -1033,6 +1032,11 @@ class Upload {
       default:
         return this.#state;
     }
+  }
+
+  /** Why there is no connection, in words of the server where it has some; "" if there is one, or nothing is known. */
+  get trouble_msg() {
+    return this.connected || this.paused ? '' : (this.#trouble?.message ?? '');
   }
 
   get cancel_msg() {
