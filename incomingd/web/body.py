@@ -8,8 +8,9 @@ how a body stands on the wire (RFC 9112, sections 6 and 7).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 from tornado.iostream import StreamClosedError, UnsatisfiableReadError
@@ -74,11 +75,6 @@ class HttpBody:
     def length(self) -> int | None:
         """How many bytes were announced."""
         return self._length
-
-    @property
-    def broken(self) -> bool:
-        """Nothing more can come: the client is gone, or the framing is broken."""
-        return self._reason in (CutReason.CLIENT, CutReason.MALFORMED)
 
     @property
     def cut_reason(self) -> CutReason | None:
@@ -206,6 +202,12 @@ class HttpBody:
         answer can be lost with it.
         """
         deadline = self._monotonic() + duration_s
+        if self._reason is None:
+            # Nobody has cut it, so its end can be found, and no more is waited for.
+            await self._discard_to_end(bytes_max, deadline)
+            return
+        if self._length is not None:
+            bytes_max = min(bytes_max, self._left)
         pending, self._pending = self._pending, None
         while bytes_max > 0 and not self._stream.closed():
             left_s = deadline - self._monotonic()
@@ -227,6 +229,17 @@ class HttpBody:
                 bytes_max -= len(future.result() or b"")
             except (StreamClosedError, UnsatisfiableReadError):
                 return
+
+    async def _discard_to_end(self, bytes_max: int, deadline: float) -> None:
+        self._expects_continue = False
+        most = self.taken + bytes_max
+        with contextlib.suppress(BodyCutError):
+            while not self.ended and self.taken < most:
+                left_s = deadline - self._monotonic()
+                if left_s <= 0:
+                    return
+                self._limits = replace(self._limits, idle_s=left_s)
+                await self.read()
 
 
 def _see(future: asyncio.Future[Any]) -> None:

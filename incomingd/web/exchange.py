@@ -107,11 +107,19 @@ class Exchange(httputil.HTTPMessageDelegate):
             context=request_context(headers, self._connection.context, self._options.trusted),
             body=None,
         )
+        if start_line.version == "HTTP/1.0" and "Transfer-Encoding" in headers:
+            # Who knows the one does not know the other (RFC 9112, section 6.1).
+            raise httputil.HTTPInputError("Transfer-Encoding in HTTP/1.0")
         expectation = headers.get("Expect", "").strip().lower()
         if expectation:
             # Tornado would answer it before anybody has looked at the request.
             del headers["Expect"]
         expects = expectation == "100-continue" and start_line.version == "HTTP/1.1"
+        if "Content-Length" not in headers and "Transfer-Encoding" not in headers:
+            # Means the same (RFC 9112, section 6.3), and has Tornado ask for the
+            # body here, too: while it waits for an answer after the request it
+            # takes a client that sends no more for one that is gone.
+            headers["Content-Length"] = "0"
 
         def fixed(length: int, delegate: httputil.HTTPMessageDelegate) -> Awaitable[None]:
             del delegate
@@ -131,12 +139,9 @@ class Exchange(httputil.HTTPMessageDelegate):
         raise AssertionError(len(chunk))
 
     def finish(self) -> None:
-        """Everything of the request is here: answer, or write the answer there is."""
-        if self._reply is not None:
-            self._write(self._reply, close=False)
-        elif not self._ended:
-            self._connection.set_close_callback(self.on_connection_close)
-            _ = self._options.clock.spawn(self._answer_bodyless(), name="request")
+        """Everything of the request has been read: write the answer."""
+        if self._reply is not None and not self._ended:
+            self._write(self._reply)
 
     def on_connection_close(self) -> None:
         """Nobody reads an answer any more."""
@@ -144,34 +149,24 @@ class Exchange(httputil.HTTPMessageDelegate):
 
     # -- answering
 
-    async def _answer_bodyless(self) -> None:
-        reply = await self._get_reply()
-        self._write(reply, close=reply.close)
-
     async def _receive(self, length: int | None, *, expects_continue: bool) -> None:
         assert self._request is not None
-        if length == 0:
-            return
-        body = HttpBody(
-            self._connection.stream,
-            length=length,
-            limits=self._options.body_limits,
-            monotonic=self._options.clock.monotonic,
-            expects_continue=expects_continue,
-        )
-        self._request.body = body
+        body = None
+        if length != 0:
+            body = self._request.body = HttpBody(
+                self._connection.stream,
+                length=length,
+                limits=self._options.body_limits,
+                monotonic=self._options.clock.monotonic,
+                expects_continue=expects_continue,
+            )
         reply = await self._get_reply()
-        if body.ended:
+        if body is None or body.ended:
             # Tornado now learns that the request is read, and calls finish():
             # only then the connection can be kept for another request.
             self._reply = reply
-            return
-        if body.broken:
-            self._ended = True
-            if not self._connection.stream.closed():
-                self._write(reply, close=True)
-            return
-        await self._write_early(reply, body)
+        else:
+            await self._write_early(reply, body)
 
     async def _get_reply(self) -> Reply:
         assert self._request is not None
@@ -191,11 +186,9 @@ class Exchange(httputil.HTTPMessageDelegate):
         if not self._connection.stream.closed():
             self._connection.finish()
 
-    def _write(self, reply: Reply, *, close: bool) -> None:
-        if self._start(reply, close=close) and not self._connection.stream.closed():
+    def _write(self, reply: Reply) -> None:
+        if self._start(reply, close=reply.close):
             self._connection.finish()
-            if close and not self._connection.stream.writing():
-                self._connection.close()
         self._ended = True
 
     def _start(self, reply: Reply, *, close: bool) -> bool:
@@ -213,6 +206,8 @@ class Exchange(httputil.HTTPMessageDelegate):
             headers["Content-Length"] = str(len(reply.body))
         if close or self._options.close_after_answer():
             headers["Connection"] = "close"
+            # Else Tornado would tell an HTTP/1.0 client that it is kept.
+            self._request.headers.pop("Connection", None)
             seam: Any = self._connection
             seam._disconnect_on_finish = True  # noqa: SLF001 -- the seam, see the module
         reason = reply.reason or responses.get(reply.status, "Unknown")
