@@ -142,7 +142,8 @@ class JsonHandler(web.RequestHandler):
     def path_template(self) -> str:
         """Return the request's path without what names an upload."""
         path = self.request.path
-        for value in self.path_args:
+        # Tornado refuses methods that it does not know before it has these.
+        for value in getattr(self, "path_args", ()):
             if value:
                 path = path.replace(value, "{id}", 1)
         return path[:200]
