@@ -14,7 +14,7 @@ from tornado.web import Application
 from incomingd import admin, backend_api
 from incomingd.backend_api.description import CALLS, Call, description, statuses
 from incomingd.backend_api.paths import PATHS
-from incomingd.config import ConfigError, Problem, TcpAddress
+from incomingd.config import Address, ConfigError, Problem, TcpAddress, UnixAddress
 from incomingd.config.changes import Changes
 from incomingd.config.settings import Tls
 from incomingd.core.errors import PROBLEMS, Code
@@ -50,7 +50,7 @@ class ApiService(Service):
         self.backend: backend_api.BackendApi
         self.admin: admin.AdminApi
         self.census: Census
-        self._api_listener: Listener
+        self._api_listeners: list[Listener]
 
     async def _open(self) -> None:
         await super()._open()
@@ -64,8 +64,13 @@ class ApiService(Service):
             metrics=self.metrics,
             census=self.census,
             reload=self._reload,
-            connections=lambda: {"backend": self._api_listener.open_connections},
+            connections=lambda: {"backend": self.api_connections},
         )
+        self._api_listeners = []
+        await self._listen(TcpAddress(*self.api_address))
+        await self.census.count()
+
+    async def _listen(self, address: Address) -> None:
         trusted = TrustedPeers(self.settings.public.trusted_proxies, setting="public.trusted_proxies")
         application = Application(
             [*backend_api.routes(self.backend), *admin.routes(self.admin)],
@@ -74,9 +79,9 @@ class ApiService(Service):
             close_after_answer=self.exchange_options.close_after_answer,
             log_function=log_nothing,
         )
-        self._api_listener = Listener(
+        listener = Listener(
             "backend",
-            TcpAddress(*self.api_address),
+            address,
             application,
             tls=Tls(),
             options=ListenerOptions(
@@ -88,13 +93,14 @@ class ApiService(Service):
                 clock=self.clock,
             ),
         )
-        self._api_listener.bind()
-        self._api_listener.start()
-        await self.census.count()
+        listener.bind()
+        listener.start()
+        self._api_listeners.append(listener)
 
     async def _close(self) -> None:
-        self._api_listener.stop()
-        await self._api_listener.close()
+        for listener in self._api_listeners:
+            listener.stop()
+            await listener.close()
         await super()._close()
 
     def _reload(self) -> Changes:
@@ -107,6 +113,15 @@ class ApiService(Service):
         fields = {"finish_url": FINISH_URL, "secret": "c2VjcmV0"} | terms
         record, _ = await self.engine.create(Terms(**fields), expires_in_s=expires_in_s)
         return record
+
+    def listen_at(self, path: Path) -> None:
+        """Answer web apps and operators at a Unix socket, too."""
+        self.run(self._listen(UnixAddress(path)))
+
+    @property
+    def api_connections(self) -> int:
+        """How many connections of web apps and operators are open."""
+        return sum(listener.open_connections for listener in self._api_listeners)
 
     # -- calls
 

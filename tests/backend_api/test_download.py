@@ -213,7 +213,7 @@ def test_a_reader_that_does_not_read_holds_up_nobody(
 def test_a_reader_that_goes_away_is_no_error(large: File, slow_reader: socket.socket) -> None:
     assert slow_reader.recv(12) == b"HTTP/1.1 200"
     slow_reader.close()
-    wait_until(lambda: large.api._api_listener.open_connections == 0, "the connection is closed")
+    wait_until(lambda: large.api.api_connections == 0, "the connection is closed")
     assert large.get(Range="bytes=0-9").content == CONTENT[:10]
 
 

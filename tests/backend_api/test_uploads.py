@@ -307,7 +307,7 @@ def test_a_refused_call_leaves_its_connection_usable(make_api: MakeApi) -> None:
         assert kept.post(url, json={"finish_url": ""}, timeout=30).status_code == 400
         assert kept.post(url, json={"finish_url": FINISH_URL}, timeout=30).status_code == 201
         assert kept.get(url + "/x", timeout=30).status_code == 404
-    assert api._api_listener.open_connections <= 1
+    assert api.api_connections <= 1
 
 
 def test_what_is_logged_of_a_refusal_names_no_upload_by_its_path(api: ApiService) -> None:
