@@ -13,7 +13,7 @@ from incomingd import log as logging_setup
 from incomingd.daemon.daemon import Daemon
 from incomingd.daemon.listeners import ListenError
 from incomingd.daemon.options import secrets_of
-from incomingd.daemon.reload import Reloader
+from incomingd.daemon.reload import Reloader, log_warnings
 from incomingd.log import events, get_logger
 from incomingd.storage.volume import VolumeError
 
@@ -36,13 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         loaded = config.load(arguments, os.environ)
     except config.ConfigError as error:
-        for problem in error.problems:
-            sys.stderr.write(f"incomingd: {problem}\n")
+        sys.stderr.write(f"incomingd: {error}\n")
         return EXIT_CONFIG
     if line.print_config:
         sys.stdout.write(config.render_effective(loaded))
         return 0
     if line.check_config:
+        for warning in loaded.warnings:
+            sys.stderr.write(f"incomingd: warning: {warning}\n")
         sys.stdout.write(f"incomingd: {loaded.config_file or 'no file'}: the configuration is good\n")
         return 0
     settings = loaded.settings
@@ -53,10 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         pid=os.getpid(),
         config_file=str(loaded.config_file) if loaded.config_file else None,
     )
+    log_warnings(loaded)
     try:
         return asyncio.run(_run(loaded, arguments))
     except (ListenError, VolumeError) as error:
-        log.error(events.DAEMON_CRASHED, reason=str(error))
+        log.error(events.DAEMON_START_FAILED, reason=str(error))
         return EXIT_FAILED
     finally:
         logging_setup.shutdown()

@@ -17,12 +17,19 @@ if TYPE_CHECKING:
 log = get_logger()
 
 
+def log_warnings(loaded: config.Loaded) -> None:
+    """Log what works and is probably not meant."""
+    for warning in loaded.warnings:
+        log.warning(events.CONFIG_DOUBTED, setting=warning.key, source=warning.source, detail=warning.message)
+
+
 class Reloader:
     """Replaces what can be replaced, or nothing at all."""
 
     def __init__(self, daemon: Daemon, loaded: config.Loaded, arguments: Sequence[str]) -> None:
         self._daemon = daemon
         self._loaded = loaded
+        self._in_force = loaded.settings
         self._arguments = arguments
 
     def reload(self) -> config.Changes:
@@ -32,14 +39,18 @@ class Reloader:
             config.ConfigError: it has mistakes; nothing was changed.
         """
         loaded = config.load(self._arguments, os.environ)
-        before = self._loaded.settings
+        before = self._in_force
         found = config.changes(before, loaded.settings)
+        settings = config.reloaded(before, loaded.settings)
         try:
-            self._daemon.apply(config.reloaded(before, loaded.settings))
+            self._daemon.apply(settings)
         except (OSError, ssl.SSLError) as error:
             problem = config.Problem(code="bad_file", source="reload", key="tls", message=str(error))
             raise config.ConfigError([problem]) from error
         self._loaded = loaded
+        # What needs a restart is not in force, and is told again next time.
+        self._in_force = settings
+        log_warnings(loaded)
         return found
 
     def reload_logged(self) -> None:

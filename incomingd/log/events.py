@@ -142,6 +142,9 @@ DAEMON_STOPPED: Final = _event(
 DAEMON_CRASHED: Final = _event(
     "daemon.crashed", "error", "An exception that nobody caught ends the process or one of its threads.", "reason"
 )
+DAEMON_START_FAILED: Final = _event(
+    "daemon.start_failed", "error", "The process cannot begin: an address or its volume cannot be had.", "reason"
+)
 CONFIG_RELOADED: Final = _event(
     "config.reloaded",
     "info warning",
