@@ -78,7 +78,8 @@ class Daemon:
             self.process = subprocess.Popen(
                 self.command(),
                 cwd=self.folder,
-                env=environment | {"PYTHONPATH": str(ROOT)},
+                # An event or a field that the catalogue of the log does not know is a fault.
+                env=environment | {"PYTHONPATH": str(ROOT), "INCOMINGD_STRICT_LOG": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
