@@ -282,7 +282,7 @@ class OwnedUpload:
                 place = arrival if arrival is not None and turns is asked_at else turns.arrive()
                 left_s = deadline - self.services.clock.monotonic()
                 await turns.quiesce(place, reason, hold_s=left_s)
-            await self.guard.acquire()
+            await self._hold_guard(deadline - self.services.clock.monotonic())
             if all(turns.open is None for turns in self._turns_of(part)):
                 break
             self.guard.release()
@@ -290,6 +290,31 @@ class OwnedUpload:
             yield
         finally:
             self.guard.release()
+
+    async def _hold_guard(self, within_s: float) -> None:
+        """Acquire the guard, or refuse `not_ready`: who holds it may wait for a disk that hangs."""
+        if not self.guard.locked():
+            await self.guard.acquire()
+            return
+        held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def acquire() -> None:
+            await self.guard.acquire()
+            if held.done():
+                self.guard.release()
+            else:
+                held.set_result(None)
+
+        clock = self.services.clock
+        _ = clock.spawn(acquire(), name=f"guard of {self.id}")
+        in_time = False
+        try:
+            in_time = await clock.timeout(max(within_s, 0.0), held)
+        finally:
+            if not in_time and not held.cancel():
+                self.guard.release()
+        if not in_time:
+            raise Refusal(Code.NOT_READY, retry_after_s=1)
 
     def _turns_of(self, part: str | EllipsisType | None) -> list[Turns]:
         return list(self._turns.values()) if part is ... else [self.turns(part)]

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
+LOOK_INTERVAL_S = 60.0
+"""Wall clocks jump: what is due is looked for at least so often."""
 RETRY_AFTER_TROUBLE_S = 5.0
 """Where not the web app but this side had a problem."""
 
@@ -103,9 +105,8 @@ class Handover:
                 self._under_way.add(upload_id)
                 _ = clock.spawn(self._deliver(upload_id), name=f"deliver {upload_id}")
             full = len(self._under_way) >= self.options.concurrency
-            wait_s = 3600.0 if full or not self._queue else max(self._queue[0][0] - now, 0.0)
-            # Wall clocks jump: look at least every few seconds.
-            await self._bell.wait(clock, min(wait_s, 5.0))
+            wait_s = LOOK_INTERVAL_S if full or not self._queue else max(self._queue[0][0] - now, 0.0)
+            await self._bell.wait(clock, min(wait_s, LOOK_INTERVAL_S))
 
     async def _deliver(self, upload_id: str) -> None:
         """Do what is due for one upload, and plan what comes after."""
