@@ -72,7 +72,7 @@ def main() -> int:
     if "--write" in sys.argv[1:]:
         PAGE.write_text(wanted, "utf-8")
         return 0
-    print(f"{PAGE.name} is not current")
+    sys.stdout.write(f"{PAGE.name} is not current\n")
     return 1
 
 
