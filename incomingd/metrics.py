@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from incomingd.core.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from prometheus_client import Metric
 
     from incomingd.core.errors import Code
 
@@ -164,4 +167,16 @@ class Metrics:
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return all of it and its content type, in the format that an Accept header asks for."""
         encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        return encode(_WithoutBirthdays(self._registry)), content_type
+
+
+class _WithoutBirthdays(Collector):
+    """A registry that leaves out when each line was first written: twice the lines, and nobody asks."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family

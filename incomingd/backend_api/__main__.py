@@ -10,11 +10,13 @@ from pathlib import Path
 
 from incomingd.backend_api.description import description
 from incomingd.backend_api.problems import problems_markdown
+from incomingd.backend_api.reference import reference_markdown
 
 
 def generated_files() -> dict[str, str]:
     """Make the content of each generated file, by its path in a checkout."""
     return {
+        "docs/backend-api.md": reference_markdown(),
         "docs/openapi.json": json.dumps(description(), indent=1, ensure_ascii=False) + "\n",
         "docs/problems.md": problems_markdown(),
     }

@@ -21,6 +21,16 @@ WITH_BODY: Final = (C.BODY_MALFORMED, C.CONTENT_TYPE_WRONG, C.FIELD_INVALID)
 OF_ONE: Final = (C.UPLOAD_UNKNOWN, C.SECRET_WRONG, C.STORAGE_UNAVAILABLE)
 OF_CHANGE: Final = (C.NOT_READY, C.STORAGE_FULL)
 
+ENDS: Final = (
+    C.UPLOAD_CANCELLED.value,
+    C.UPLOAD_EXPIRED.value,
+    "length_unknown",
+    "refused",
+    "confirm_timeout",
+    C.UPLOAD_LOST.value,
+)
+"""Why an upload has ended badly: `error.code`."""
+
 STATUS_OF: Final = {("file", C.HEADER_MALFORMED): 416}
 """Where a call answers another status than the catalogue says."""
 
@@ -232,35 +242,43 @@ _TIME: Final = {"type": "string", "format": "date-time"}
 _BYTES: Final = {"type": "integer", "minimum": 0, "maximum": wire.LENGTH_MAX}
 
 _UPLOAD_PROPERTIES: Final[dict[str, Any]] = {
-    "id": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,63}$"},
+    "id": {
+        "type": "string",
+        "pattern": "^[A-Za-z0-9_-]{1,63}$",
+        "description": "Also the permission to upload: keep it from whom the upload is none of the business.",
+    },
     "upload_url": {
         "type": "string",
         "description": "Where the client uploads; a path where `public.base_url` is not set. Whoever knows it may.",
     },
-    "status": {"enum": [status.value for status in Status]},
+    "status": {"enum": [status.value for status in Status], "description": "The last five are final."},
     "offset": _BYTES | {"description": "Bytes that are in."},
     "length": _nullable("integer", minimum=0, description="Bytes; null: not known yet."),
     "filename": _nullable("string", description="The ticket's, else what the client said."),
-    "content_type": _nullable("string", description="What the client said; it is not looked at the bytes."),
+    "content_type": _nullable("string", description="What the client said; the bytes are not looked at."),
     "client": _object(
         "What the client said of its file: cleaned, not to be trusted.",
-        metadata={"type": "object", "additionalProperties": {"type": "string"}},
-        relative_path=_nullable("string"),
-        last_modified=_nullable("string"),
-        address=_nullable("string"),
+        metadata={
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "All that came along with the creation, by name.",
+        },
+        relative_path=_nullable("string", description="Of a file in a folder that was chosen as a whole."),
+        last_modified=_nullable("string", description="As the client wrote it."),
+        address=_nullable("string", description="Whence the creation came; of a proxy unless it is trusted."),
     ),
-    "labels": {"type": "array", "items": {"type": "string"}},
-    "app_data": {"type": "object", "additionalProperties": True},
-    "created_at": _TIME,
+    "labels": {"type": "array", "items": {"type": "string"}, "description": "The ticket's."},
+    "app_data": {"type": "object", "additionalProperties": True, "description": "The ticket's."},
+    "created_at": _TIME | {"description": "Of the ticket."},
     "expires_at": _nullable("string", format="date-time", description="Null: it does not expire any more."),
     "handover": _object(
         "How far the hand-over has come.",
         state={
             "enum": ["arrived", "handing_over", "waiting", "done", "refused", None],
-            "description": "Null: not all bytes are in.",
+            "description": "Null: not all bytes are in, or it has ended before they were handed over.",
         },
-        attempts={"type": "integer", "minimum": 0},
-        last_error=_nullable("string"),
+        attempts={"type": "integer", "minimum": 0, "description": "Callbacks made so far."},
+        last_error=_nullable("string", description="Why the last one failed; null: it did not."),
         next_attempt_at=_nullable(
             "string", format="date-time", description="Null after a `last_error`: the attempts have ended."
         ),
@@ -268,7 +286,11 @@ _UPLOAD_PROPERTIES: Final[dict[str, Any]] = {
     "error": {
         "oneOf": [
             {"type": "null"},
-            _object("Why it has ended badly.", code={"type": "string"}, message={"type": "string"}),
+            _object(
+                "Why it has ended badly; null: it has not.",
+                code={"type": "string", "description": f"Stable: {', '.join(f'`{code}`' for code in ENDS)}."},
+                message={"type": "string", "description": "For people."},
+            ),
         ]
     },
 }

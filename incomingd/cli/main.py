@@ -62,7 +62,7 @@ class Common:
         try:
             yield client
         except RefusedError as error:
-            _complain(f"{error} ({error.code})")
+            _complain(f"{str(error).rstrip()} ({error.code})")
             sys.exit(EXIT_REFUSED)
         except UnreachableError as error:
             _complain(str(error))
