@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import requests
 
+from incomingd.backend_api.description import ENDS
 from incomingd.core.status import Status
 from incomingd.engine import ending
 from incomingd.engine.events import Told
@@ -125,6 +126,7 @@ def test_every_status_is_shown_as_described(status: Status, api: ApiService) -> 
     assert found["status"] == status.value
     assert found["handover"]["state"] == states.get(status.value)
     assert (found["error"] is not None) == status.gone
+    assert found["error"] is None or found["error"]["code"] in ENDS
     assert (found["expires_at"] is not None) == (status is Status.OPEN)
     head = api.call("HEAD", f"/uploads/{upload_id}")
     assert (head.status_code, head.content) == (200, b"")
