@@ -214,7 +214,7 @@ class Engine:
                 upload.refuse_if_gone()
                 return upload.resource(part)
             if upload.record.terms.open_creation and upload.record.final_of is not None:
-                await opening.try_to_complete(self, upload)
+                await opening.try_to_complete(self.keeper, upload)
             upload.target(part)
             # A client that was cut asks where to go on: so two tabs fight, too.
             await upload.turns(part).slow_down()
@@ -303,7 +303,7 @@ class Engine:
             record = await self._create(terms, self.services.options.expires_in_s)
             try:
                 async with self.keeper.owning(record.upload_id) as upload:
-                    return await opening.begin_final(self, upload, wanted, parts)
+                    return await opening.begin_final(self.keeper, upload, wanted, parts)
             except Refusal:
                 await self.forget(record)
                 raise
@@ -330,7 +330,7 @@ class Engine:
             async with refusing():
                 try:
                     async with self.keeper.owning(final) as upload:
-                        await opening.try_to_complete(self, upload)
+                        await opening.try_to_complete(self.keeper, upload)
                 except Refusal as refusal:
                     # It is tried again when somebody asks for it.
                     log.info(events.UPKEEP_DELAYED, upload_id=final, detail=str(refusal))

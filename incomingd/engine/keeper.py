@@ -43,6 +43,15 @@ class Keeper:
         """Return the upload, if it is in memory."""
         return self._live.get(upload_id)
 
+    async def record_of(self, upload_id: str) -> Record:
+        """Return the record as it stands, from memory where it is.
+
+        Raises:
+            Refusal: `upload_unknown`.
+        """
+        live = self._live.get(upload_id)
+        return live.record if live is not None else await self.read(upload_id)
+
     async def read(self, upload_id: str) -> Record:
         """Return the upload's record.
 

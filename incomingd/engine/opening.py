@@ -19,15 +19,15 @@ from incomingd.engine.beginning import client_of
 
 if TYPE_CHECKING:
     from incomingd.core.commands import Creation, Resource
-    from incomingd.engine.engine import Engine
+    from incomingd.engine.keeper import Keeper
     from incomingd.engine.owned import OwnedUpload
 
 
-async def begin_final(engine: Engine, upload: OwnedUpload, wanted: Creation, parts: tuple[str, ...]) -> Resource:
+async def begin_final(keeper: Keeper, upload: OwnedUpload, wanted: Creation, parts: tuple[str, ...]) -> Resource:
     """Make a new upload of other uploads, now or when they are all complete.
 
     Args:
-        engine: to reach the parts by.
+        keeper: to reach the parts by.
         upload: the new one.
         wanted: what the client says.
         parts: ids of the parts, in order and with repeats.
@@ -38,7 +38,7 @@ async def begin_final(engine: Engine, upload: OwnedUpload, wanted: Creation, par
     lengths = []
     for part in parts:
         try:
-            record = (await engine.view(part)).record
+            record = await keeper.record_of(part)
         except Refusal as refusal:
             if refusal.code is not Code.UPLOAD_UNKNOWN:
                 raise
@@ -67,26 +67,26 @@ async def begin_final(engine: Engine, upload: OwnedUpload, wanted: Creation, par
             sync=upload.syncs_acknowledgements,
         )
     for part in dict.fromkeys(parts):
-        async with engine.owning(part) as source, source.guard:
+        async with keeper.owning(part) as source, source.guard:
             if upload.id not in source.record.wanted_by:
                 await source.write(
                     replace(source.record, wanted_by=(*source.record.wanted_by, upload.id)),
                     sync=source.syncs_acknowledgements,
                 )
-    await try_to_complete(engine, upload)
+    await try_to_complete(keeper, upload)
     async with upload.guard:
         await upload.look()
         return upload.resource(None)
 
 
-async def try_to_complete(engine: Engine, upload: OwnedUpload) -> None:
+async def try_to_complete(keeper: Keeper, upload: OwnedUpload) -> None:
     """Complete a final upload if all its parts are there."""
     record = upload.record
     if record.status is not Status.OPEN or record.final_of is None:
         return
     contents: dict[str, Content] = {}
     for index, part in enumerate(dict.fromkeys(record.final_of)):
-        async with engine.owning(part) as source, source.guard:
+        async with keeper.owning(part) as source, source.guard:
             length = source.record.content.length
             at_rest = source.record.status is Status.OPEN and source.turns(None).open is None
             if not at_rest or length is None or source.offsets.get(None, 0) != length:
