@@ -7,14 +7,16 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import ssl_wrap_socket
 
 from incomingd.log import events, get_logger
+from incomingd.web.streams import HalfOpenStream, HalfOpenTlsStream
 from incomingd.wire.proxy_protocol import PEEK_BYTES, ProxyProtocolError, read_proxy_header
 
 if TYPE_CHECKING:
     import ssl
+
+    from tornado.iostream import IOStream
 
 log = get_logger()
 
@@ -89,9 +91,9 @@ def make_stream(
 ) -> IOStream:
     """Return the stream of an accepted connection; TLS shakes hands on it by itself."""
     if tls is None:
-        return IOStream(connection, max_buffer_size=buffer_bytes, read_chunk_size=read_bytes)
+        return HalfOpenStream(connection, max_buffer_size=buffer_bytes, read_chunk_size=read_bytes)
     wrapped = ssl_wrap_socket(connection, tls, server_side=True, do_handshake_on_connect=False)
-    return SSLIOStream(wrapped, max_buffer_size=buffer_bytes, read_chunk_size=read_bytes)
+    return HalfOpenTlsStream(wrapped, max_buffer_size=buffer_bytes, read_chunk_size=read_bytes)
 
 
 def refuse(connection: socket.socket, reason: str, address: Any) -> None:

@@ -199,8 +199,8 @@ class _StandardLibraryHandler(logging.Handler):
         ):
             get_logger().info(events.PARSE_REFUSED, address=str(arguments[0]), detail=str(arguments[1]))
             return
-        if record.name == "tornado.general" and record.msg.startswith("Unsatisfiable read") and len(arguments) == 1:
-            get_logger().info(events.PARSE_REFUSED, detail=str(arguments[0]))
+        if record.name == "tornado.general" and record.msg.startswith("Unsatisfiable read"):
+            get_logger().info(events.PARSE_REFUSED, detail=record.getMessage())
             return
         level = next((name for name, number in reversed(_LEVELS.items()) if record.levelno >= number), "debug")
         method = getattr(get_logger(), level)

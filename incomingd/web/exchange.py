@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tornado import httputil
 from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
 
 from incomingd.web.body import BodyLimits, HttpBody
 from incomingd.web.context import RequestContext, request_context
@@ -151,6 +152,9 @@ class Exchange(httputil.HTTPMessageDelegate):
 
     async def _receive(self, length: int | None, *, expects_continue: bool) -> None:
         assert self._request is not None
+        if self._connection.stream.closed():
+            # By the answer before: what was sent behind it is not to be done.
+            raise StreamClosedError
         body = None
         if length != 0:
             body = self._request.body = HttpBody(
@@ -185,6 +189,8 @@ class Exchange(httputil.HTTPMessageDelegate):
         self._ended = True
         if not self._connection.stream.closed():
             self._connection.finish()
+        # Whatever follows the body in the buffer is no request.
+        raise StreamClosedError
 
     def _write(self, reply: Reply) -> None:
         if self._start(reply, close=reply.close):
