@@ -36,14 +36,33 @@ OPTIONS = {"--config", "--check-config", "--print-config", "--version"} | {f"--{
 FOREIGN = frozenset(
     {"endpoint", "uploadUrl", "uploadLengthDeferred: true", "url", "retries", "script-src", "connect-src", "File"}
     | {"PATCH", "HEAD", "POST", "Range", "Host", "RequestHandler", "unix", "main", "false", "Restart=always"}
-    | {"StateDirectory", "bind", "server", "send-proxy-v2", "option forwardfor", "kill -9", "cp -a", "rsync -aH"}
+    | {
+        "StateDirectory",
+        "bind",
+        "server",
+        "send-proxy-v2",
+        "findPreviousUploads",
+        "resumeFromPreviousUpload",
+        "option forwardfor",
+        "kill -9",
+        "cp -a",
+        "rsync -aH",
+    }
     | {"http-request set-header X-Forwarded-Proto https", "npm run build", "python3", "python3-venv"}
     | {"systemctl stop", "0710"}
     # What one types after the guide, and two templates of names.
     | {"pip install tornado standardwebhooks", "npm install tus-js-client", "npm install @uppy/core @uppy/tus"}
     | {"pip install tuspy", "python app.py", "noun.past_participle", "…tls.cert", "…tls.key"}
     # Files that are made where the daemon runs.
-    | {".run/", ".venv", "/etc/incomingd/incomingd.yaml"}
+    | {
+        ".run/",
+        ".venv",
+        ".venv/bin/python",
+        ".venv/bin/incomingctl",
+        "app.py",
+        "page.html",
+        "/etc/incomingd/incomingd.yaml",
+    }
     # Forms: what a person fills in, or what a document of another kind defines.
     | {"docs/decisions/NNNN-title.md", "100 (Continue)", "Authorization: Bearer …", "0.0.0.0:4000"}
 )
