@@ -6,6 +6,7 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,8 @@ from tests.support.backend import Backend
 from tests.support.content import Content
 from tests.support.daemon import Killer, Supervisor
 from tests.support.fixtures import MakeDaemon
-from tests.support.tus import TusUpload
+from tests.support.machine import wait_until
+from tests.support.tus import OFFSET_TYPE, VERSION, TusUpload, checksum_header
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -82,6 +84,38 @@ def kill_under_load(make_daemon: MakeDaemon, app: App, *, kills: int, seed: int)
 def test_no_acknowledged_byte_is_lost(make_daemon: MakeDaemon, app: App) -> None:
     """30 times `kill -9` under ten uploads at once: no offset falls, no file is wrong, no callback is missing."""
     kill_under_load(make_daemon, app, kills=30, seed=random.randrange(1 << 20))
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_bytes_without_their_checksum_do_not_count_after_a_kill(kills: int, make_daemon: MakeDaemon, app: App) -> None:
+    """A daemon that died under a checksummed body has not seen its end: none of it counts, then or later."""
+    daemon = make_daemon()
+    backend = Backend(daemon, app)
+    content = Content(random.randrange(1 << 40), 3 * MIB)
+    ticket = backend.ticket()
+    upload = TusUpload(ticket["upload_url"], content)
+    with upload.connect() as wire:
+        assert upload.create(wire).status == 201
+        assert upload.patch(wire, 0, content.read(0, MIB), checksum="sha1").status == 204
+    with upload.connect() as wire:
+        wrong = bytes(2 * MIB)
+        headers = {"Upload-Offset": str(MIB), "Content-Length": str(len(wrong))}
+        headers |= {"Upload-Checksum": checksum_header("sha1", wrong)}
+        wire.send_head("PATCH", upload.path, VERSION | OFFSET_TYPE | headers)
+        wire.send(wrong[:-1])
+        wait_until(lambda: largest_file(daemon.data_dir) > 2 * MIB, "the daemon has written most of the body")
+        for _ in range(kills):
+            daemon.kill9()
+            daemon.start()
+    with upload.connect() as wire:
+        assert upload.head(wire).offset == MIB
+    upload.run(piece_bytes=3 * MIB)
+    app.check_arrived(ticket["id"], content.sha256())
+
+
+def largest_file(folder: Path) -> int:
+    """Return the size of the largest file below *folder*."""
+    return max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.mark.soak
