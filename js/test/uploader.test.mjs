@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 
-import { SHORT_TIMES, content, ended, fileOf, incomingAt, nodeTransport, testEnvironment, until } from './support/client.mjs';
+import { SHORT_TIMES, content, ended, fileOf, incomingAt, nodeTransport, noting, testEnvironment, until } from './support/client.mjs';
 import { TestServer } from './support/server.mjs';
 
 const BYTES = content(600_000);
@@ -187,7 +187,6 @@ describe('trouble on the way', () => {
     ['HEAD answered by something that is not the service', 'HEAD', { status: 200 }],
     ['creation refused for now', 'POST', { status: 503 }],
     ['creation done, its answer lost', 'POST', { lose_answer: true }],
-    ['creation answered without an offset', 'POST', { status: 201 }],
     ['connection cut in the middle of the bytes', 'PATCH', { cut_after: 200_000 }],
     ['another offset than believed', 'PATCH', { status: 409, headers: { 'Upload-Offset': '0' } }],
     ['draining', 'PATCH', { status: 503, headers: { 'Retry-After': '0', 'Upload-Offset': '0' } }],
@@ -197,6 +196,7 @@ describe('trouble on the way', () => {
     ['too many requests', 'PATCH', { status: 429, headers: { 'Retry-After': '0' } }],
     ['all bytes taken, the answer lost', 'PATCH', { lose_answer: true }],
     ['success told without an offset', 'PATCH', { status: 204 }],
+    ['success told, but nothing taken', 'PATCH', { status: 204, headers: { 'Upload-Offset': '0' } }],
     ['no answer about the hand-over', 'GET', { drop: true }, /status/],
     ['no status about the hand-over', 'GET', { status: 502 }, /status/],
     ['something else where the status should be', 'GET', { status: 200, problem: { hotel: 'wifi' } }, /status/],
@@ -204,14 +204,46 @@ describe('trouble on the way', () => {
   for (const [what, method, fault, path] of passing) {
     test(`passes: ${what}`, async () => {
       server.next(method, fault, path);
-      const upload = uploader();
-      let seen_trouble = false;
-      upload.onprogress = (u) => (seen_trouble ||= u.state === 'reconnecting' && !u.connected);
+      /** @type {number[]} */
+      const waits_ms = [];
+      const upload = uploader(fileOf(BYTES), testEnvironment({ sleep: noting(waits_ms) }));
       assert.equal(await ended(upload), 'finished');
       assert.deepEqual(ticket().bytes, BYTES);
       assert.ok(ticket().beginnings === 1 || method === 'POST', 'begun once');
+      assert.equal(waits_ms.length, 1, 'tried again once, not in a tight loop');
     });
   }
+
+  test('an answer to the creation without an offset is followed by a question', async () => {
+    server.next('POST', { status: 201 });
+    assert.equal(await ended(uploader()), 'finished');
+    assert.deepEqual(ticket().bytes, BYTES);
+  });
+
+  test('a server that takes only some of the bytes gets the others', async () => {
+    server.next('PATCH', { keep: 250_000 }).next('PATCH', { keep: 250_000 });
+    const upload = uploader();
+    let too_early = false;
+    upload.onprogress = (u) => (too_early ||= u.frac_complete === 1 && ticket().bytes.length < BYTES.length);
+    assert.equal(await ended(upload), 'finished');
+    assert.equal(too_early, false, 'told that it has arrived, too early');
+    const offsets = server.requests.filter((r) => r.method === 'PATCH').map((r) => r.headers['upload-offset']);
+    assert.deepEqual(offsets, ['0', '250000', '500000']);
+    assert.deepEqual(ticket().bytes, BYTES);
+  });
+
+  test('waits longer and longer while nothing gets through, and short again after progress', async () => {
+    for (const cut_after of [0, 0, 0, 100_000, 0, 0]) {
+      server.next('PATCH', cut_after ? { cut_after } : { drop: true });
+    }
+    /** @type {number[]} */
+    const waits_ms = [];
+    const times = { ...SHORT_TIMES, backoff_first_ms: 4, backoff_max_ms: 16 };
+    const environment = testEnvironment({ sleep: noting(waits_ms), random: () => 0, times });
+    assert.equal(await ended(uploader(fileOf(BYTES), environment)), 'finished');
+    // The fourth cut comes after 100,000 bytes, but that is not known before the server has been asked.
+    assert.deepEqual(waits_ms, [2, 4, 8, 8, 2, 4]);
+  });
 
   test('after a cut it goes on at the offset that the server tells, and begins once', async () => {
     server.next('PATCH', { cut_after: 150_000 }).next('PATCH', { cut_after: 150_000 });
@@ -301,8 +333,12 @@ describe('trouble on the way', () => {
     server.next('PATCH', { hold_answer: promise });
     const environment = testEnvironment({ times: { ...SHORT_TIMES, stall_ms: 600 } });
     const upload = uploader(fileOf(BYTES), environment);
+    /** @type {Set<string>} */
+    const states = new Set();
+    upload.onprogress = (u) => states.add(u.state);
     assert.equal(await ended(upload), 'finished');
     assert.equal(server.count('PATCH'), 1);
+    assert.ok(!states.has('reconnecting'), 'asked, not given up');
     resolve();
   });
 
@@ -486,10 +522,21 @@ describe('coming back', () => {
 describe('pause', () => {
   test('ends the request and keeps what was taken; unpause goes on', async () => {
     server.next('PATCH', { freeze_after: 100_000 });
-    const upload = uploader();
+    let open = 0;
+    const environment = testEnvironment({
+      transport: (request) => {
+        open += 1;
+        return nodeTransport(request).finally(() => (open -= 1));
+      },
+    });
+    const upload = uploader(fileOf(BYTES), environment);
     const end = ended(upload);
     await kept(100_000);
+    assert.equal(open, 1);
     upload.pause('pause');
+    while (open > 0) {
+      await new Promise(setImmediate);
+    }
     assert.equal(upload.paused, true);
     assert.equal(upload.state_msg, 'paused');
     assert.equal(upload.connected, false);
@@ -656,6 +703,26 @@ describe('a file that changes on the disk', () => {
     assert.equal(await end, 'failed');
     assert.equal(upload.error_code, 'file_unreadable');
     assert.notEqual(ticket().status, 'complete');
+  });
+
+  test('is found by looking, not only by sending', async () => {
+    const [path, file] = await onDisk();
+    const { promise, resolve } = gate();
+    const environment = testEnvironment({
+      transport: (request) => {
+        if (request.method !== 'PATCH') {
+          return nodeTransport(request);
+        }
+        resolve();
+        return new Promise((_, reject) => request.signal.addEventListener('abort', () => reject(new Error('aborted'))));
+      },
+    });
+    const upload = uploader(file, environment);
+    const end = ended(upload);
+    await promise;
+    await writeFile(path, content(BYTES.length + 5, 3));
+    assert.equal(await end, 'failed');
+    assert.equal(upload.error_code, 'file_unreadable');
   });
 
   test('before it is begun does not cost the bytes of a former beginning', async () => {

@@ -142,6 +142,7 @@ async def test_the_library_brings_files_from_pages_and_workers(
         told: dict[str, Any] = await page.evaluate(script, [ticket[ticket_field], module])
         assert told["state"] == "finished", told
         assert told["client_data"] == {"name": file.name}
+        assert "reconnecting" not in told["states"], "trouble where there was none"
         assert told["fractions"] == sorted(told["fractions"]), "progress that falls without a reason"
         assert told["fractions"][-1] == 1
         assert not errors.texts

@@ -57,6 +57,21 @@ export function nodeTransport({ method, url, headers, body, signal, onsent }) {
   });
 }
 
+/**
+ * An environment's `sleep` that notes how long an upload waits before it tries again.
+ *
+ * @param {number[]} waits_ms grows by each wait
+ * @returns {Environment['sleep']}
+ */
+export function noting(waits_ms) {
+  return (delay_ms, signal, early) => {
+    if (early) {
+      waits_ms.push(delay_ms);
+    }
+    return sleep(delay_ms, signal, early);
+  };
+}
+
 /** The library's times with everything that a test waits for a hundred times shorter. */
 export const SHORT_TIMES = {
   ...TIMES,

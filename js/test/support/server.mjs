@@ -12,6 +12,7 @@ import { createServer } from 'node:http';
  * @property {object} [problem] body with that status
  * @property {number} [cut_after] keep this many bytes of the body, then cut the connection
  * @property {number} [freeze_after] keep this many bytes of the body, then read and answer nothing more
+ * @property {number} [keep] read the whole body, keep only so many bytes of it, and say so
  * @property {boolean} [drop] cut the connection before anything is done
  * @property {boolean} [lose_answer] do it all, then cut the connection instead of answering
  * @property {Promise<unknown>} [hold] wait for this before anything is done
@@ -196,14 +197,14 @@ export class TestServer {
           request.resume();
           return [409, told()];
         }
-        let left = fault.cut_after ?? fault.freeze_after ?? Infinity;
+        let left = fault.cut_after ?? fault.freeze_after ?? fault.keep ?? Infinity;
         for await (const chunk of request) {
           ticket.bytes = Buffer.concat([ticket.bytes, chunk.subarray(0, left)]);
-          left -= chunk.length;
-          if (left <= 0 && fault.cut_after !== undefined) {
+          left = Math.max(0, left - chunk.length);
+          if (left === 0 && fault.cut_after !== undefined) {
             return [0];
           }
-          if (left <= 0) {
+          if (left === 0 && fault.freeze_after !== undefined) {
             await once(request, 'close');
           }
         }
