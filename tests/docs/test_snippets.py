@@ -14,6 +14,7 @@ from typing import Any
 
 import requests
 
+from incomingd.wire.callback import signature_headers
 from tests.docs.pages import blocks, snippet, with_addresses, write
 from tests.support.app import WAIT, App
 from tests.support.backend import Backend
@@ -115,7 +116,7 @@ def upload(backend: Backend, app: App) -> tuple[str, Content]:
 
 
 def test_the_signature_is_checked_by_hand(shared_backend: Backend, app: App) -> None:
-    """A callback passes; another body, another secret, another id and another time do not."""
+    """A callback passes; another body, another secret, another id, another time and an old one do not."""
     upload_id, _ = upload(shared_backend, app)
     delivery = app.wait_for(upload_id)[0]
     verify = names_of(snippet("verify.py"))["verify"]
@@ -126,6 +127,8 @@ def test_the_signature_is_checked_by_hand(shared_backend: Backend, app: App) -> 
     assert not verify(app.secret, headers, body + b" ")
     assert not verify(app.secret, headers | {"webhook-id": "msg_other"}, body)
     assert not verify(app.secret, headers | {"webhook-timestamp": "1"}, body)
+    recorded = signature_headers(app.secret, "msg_1", float(headers["webhook-timestamp"]) - 3600, body)
+    assert not verify(app.secret, recorded, body), "somebody plays an old one back"
 
 
 def test_a_file_is_fetched_and_confirmed(
