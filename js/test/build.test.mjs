@@ -6,7 +6,7 @@ import { test } from 'node:test';
 import { createContext, runInContext } from 'node:vm';
 import { Worker } from 'node:worker_threads';
 
-import { STATIC, build } from '../build.mjs';
+import { DOCUMENT, STATIC, build, documented } from '../build.mjs';
 
 const classic = readFileSync(new URL('incoming.js', STATIC), 'utf8');
 const module_ = readFileSync(new URL('incoming.mjs', STATIC), 'utf8');
@@ -39,6 +39,12 @@ function askOnce(incoming) {
 
 test('the committed files are those that js/build.mjs makes (npm run build)', () => {
   assert.deepEqual({ 'incoming.js': classic, 'incoming.mjs': module_ }, build());
+});
+
+test('the picture of the states in the documentation is current (npm run build)', () => {
+  const text = readFileSync(DOCUMENT, 'utf8');
+  assert.match(text, /```mermaid/);
+  assert.equal(text, documented(text));
 });
 
 test('the place for the base URL is in each of them exactly once', () => {
