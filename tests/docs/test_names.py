@@ -49,7 +49,7 @@ FOREIGN = frozenset(
         "rsync -aH",
     }
     | {"http-request set-header X-Forwarded-Proto https", "npm run build", "python3", "python3-venv"}
-    | {"systemctl stop", "0710"}
+    | {"systemctl stop", "0710", "0660", "host:port", "unix:/path"}
     # What one types after the guide, and two templates of names.
     | {"pip install tornado standardwebhooks", "npm install tus-js-client", "npm install @uppy/core @uppy/tus"}
     | {"pip install tuspy", "python app.py", "noun.past_participle", "…tls.cert", "…tls.key"}
