@@ -415,6 +415,12 @@ class Service:
         assert answer.status == 200, answer
         return answer.offset
 
+    def wait_connections(self, count: int) -> None:
+        """Wait until no more than so many connections are open: what came over the others is done with."""
+        wait_until(
+            lambda: self._listener.open_connections <= count, f"{count} connections", timeout_s=10, interval_s=0.0005
+        )
+
     def open_append(self, path: str, offset: int, begun: bytes, announced: int, headers: Headers | None = None) -> Wire:
         """Begin a PATCH of *announced* bytes, send those *begun*, and return its connection once they are kept."""
         wire = self.connect()
