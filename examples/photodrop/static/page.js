@@ -224,7 +224,7 @@ class Row {
 
   /** It was under way before the page was loaded anew: say how much is there, and ask for the file. */
   async ask(/** @type {string} */ upload_url) {
-    this.show('missing', 'Interrupted', 'Drop the file here again to go on');
+    this.show('missing', 'Interrupted', 'Drop the file again');
     const url = new URL(upload_url, $('script[src*="/incoming/"]').src);
     const status = await fetch(`${url}/status`).then((answer) => answer.json()).catch(() => null);
     if (this.state !== 'missing') {
@@ -236,7 +236,7 @@ class Row {
     } else if (status) {
       $('progress', this.element).value = this.bytes ? status.offset / this.bytes : 0;
       const kept = `${size(status.offset)} of ${size(this.bytes)} are safe`;
-      this.show('missing', 'Interrupted', `${kept} · drop the file again to go on`);
+      this.show('missing', 'Interrupted', `${kept} · drop the file again`);
     }
     // Nobody has this upload in hand: cancelling it takes no file.
     $('.cancel', this.element).onclick = () => {
