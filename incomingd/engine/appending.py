@@ -74,7 +74,8 @@ async def append(
             # Lost answers are repeated this way; the length may be told this way.
             report.ended_by = "complete"
             if content is not upload.target(part):
-                await upload.write(upload.record.with_target(part, content), sync=upload.syncs_acknowledgements)
+                # A length is told once: it must not be forgotten.
+                await upload.write(upload.record.with_target(part, content), sync=upload.syncs_completion)
             return await _answer(upload, part, bytes_taken=0)
         segment = await _open(upload, part, wanted, content)
         under_way = OpenAppend(arrival, body)
@@ -187,10 +188,12 @@ async def _open(upload: OwnedUpload, part: str | None, wanted: Append, content: 
     """Write down what must be written before the first byte; open the segment."""
     record = upload.record
     checked = wanted.checksum is not None or wanted.trailing_checksum is not None
+    told_length = content is not record.target(part)
     if checked:
         content = replace(content, unverified_from=wanted.offset)
     if content != record.target(part):
-        await upload.write(record.with_target(part, content), sync=checked and upload.syncs_acknowledgements)
+        sync = (checked and upload.syncs_acknowledgements) or (told_length and upload.syncs_completion)
+        await upload.write(record.with_target(part, content), sync=sync)
     growing = content.growing
     assert growing is not None, content
     size = wanted.offset - growing.start + growing.skip

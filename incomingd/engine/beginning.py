@@ -70,7 +70,7 @@ async def begin(upload: OwnedUpload, wanted: Creation) -> Resource:
             services = upload.services
             told = Delivery("upload.started", webhook_id=f"msg_{services.new_token()}")
             record = replace(record, notifications=(*record.notifications, told))
-        await upload.write(record, sync=upload.syncs_acknowledgements)
+        await upload.write(record, sync=upload.syncs_completion)
         upload.offsets[None] = 0
         if first:
             upload.services.events.tell(Told.STARTED, upload.record)
@@ -103,7 +103,7 @@ async def begin_part(upload: OwnedUpload, wanted: Creation) -> Resource:
         ).grown_by(segment_name(name, record.epoch), upload.services.volume.id, 0)
         await upload.write(
             replace(record.with_target(name, content), protocol=wanted.protocol),
-            sync=upload.syncs_acknowledgements,
+            sync=upload.syncs_completion,
         )
         upload.offsets[name] = 0
         await _drop(upload, dropped)
@@ -149,7 +149,7 @@ async def begin_final(upload: OwnedUpload, wanted: Creation) -> Resource:
                     concat=wanted.concat,
                 ),
             ),
-            sync=upload.syncs_acknowledgements,
+            sync=upload.syncs_completion,
         )
         upload.offsets[None] = 0
         await _drop(upload, dropped)
@@ -165,7 +165,7 @@ async def drop_part(upload: OwnedUpload, part: str) -> None:
         content = upload.target(part)
         parts = tuple((n, c) for n, c in upload.record.parts if n != part)
         if upload.record.status is Status.OPEN:
-            await upload.write(replace(upload.record, parts=parts), sync=upload.syncs_acknowledgements)
+            await upload.write(replace(upload.record, parts=parts), sync=upload.syncs_completion)
             await _drop(upload, [part_range.segment for part_range in content.map])
 
 

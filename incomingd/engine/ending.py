@@ -112,9 +112,9 @@ def _of_bytes(content: Content) -> Content:
 async def _close_part(upload: OwnedUpload, part: str) -> None:
     content = upload.target(part)
     closed = replace(content.cut_at(upload.offsets[part]))
-    if upload.syncs_acknowledgements:
+    if upload.syncs_completion:
         await upload.services.volume.sync_segments(upload.record, _of_bytes(closed))
-    await upload.write(upload.record.with_target(part, closed), sync=upload.syncs_acknowledgements)
+    await upload.write(upload.record.with_target(part, closed), sync=upload.syncs_completion)
     if upload.record.final_of is not None and reached(upload, None):
         await complete_target(upload, None)
 

@@ -140,7 +140,7 @@ class Engine:
                     raise Refusal(Code.TOO_LATE, f"The upload is {upload.record.status.value}.")
                 await upload.look()
                 changed = change(upload.record)
-                await upload.write(changed, sync=upload.syncs_acknowledgements)
+                await upload.write(changed, sync=upload.syncs_completion)
             self.services.events.tell(Told.CHANGED, upload.record)
             return View(upload.record, upload.live_offset())
 

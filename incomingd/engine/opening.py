@@ -64,14 +64,14 @@ async def begin_final(keeper: Keeper, upload: OwnedUpload, wanted: Creation, par
                     concat=wanted.concat,
                 ),
             ),
-            sync=upload.syncs_acknowledgements,
+            sync=upload.syncs_completion,
         )
     for part in dict.fromkeys(parts):
         async with keeper.owning(part) as source, source.guard:
             if upload.id not in source.record.wanted_by:
                 await source.write(
                     replace(source.record, wanted_by=(*source.record.wanted_by, upload.id)),
-                    sync=source.syncs_acknowledgements,
+                    sync=source.syncs_completion,
                 )
     await try_to_complete(keeper, upload)
     async with upload.guard:

@@ -185,7 +185,7 @@ class OwnedUpload:
 
     @property
     def syncs_completion(self) -> bool:
-        """Whether completion must survive a power loss."""
+        """Whether what happens once to an upload must survive a power loss: beginnings, completion, ends."""
         return self.services.options.durability is not Durability.NONE
 
     async def write(self, record: Record, *, sync: bool) -> None:
