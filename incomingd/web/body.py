@@ -26,6 +26,8 @@ T = TypeVar("T")
 READ_BYTES: Final = 256 * 1024
 """At the most so many bytes of one body are in memory."""
 CHUNK_LINE_BYTES: Final = 512
+CHUNKS_AT_ONCE: Final = 256
+"""Then others have their turn."""
 TRAILER_BYTES: Final = 8 * 1024
 TRAILERS_KEPT: Final = frozenset({"upload-checksum"})
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -62,7 +64,10 @@ class HttpBody:
         self._stream = stream
         self._length = length
         self._left = length if length is not None else 0
-        self._in_chunks = False
+        self._in_chunk = False
+        self._in_trailers = False
+        self._ahead: asyncio.Future[bytes] | None = None
+        """A read that was begun and has not ended, while there was other data to hand out."""
         self._limits = limits
         self._monotonic = monotonic
         self._expects_continue = expects_continue
@@ -127,28 +132,65 @@ class HttpBody:
         return data
 
     async def _read_chunked(self) -> bytes:
-        if self._left == 0:
-            if self._in_chunks:
-                await self._read_chunk_end()
-            line = await self._ready(self._stream.read_until(b"\r\n", max_bytes=CHUNK_LINE_BYTES))
-            match = _CHUNK_SIZE.fullmatch(line)
-            if match is None:
-                self._break()
-            self._left = int(match[1], 16)
-            self._in_chunks = self._left > 0
-            if not self._in_chunks:
-                await self._read_trailers()
-                self.ended = True
-                return b""
-        data: bytes = await self._ready(self._stream.read_bytes(min(self._left, READ_BYTES), partial=True))
-        self._left -= len(data)
-        # The end of a chunk is read with the next one: bytes that are here are
-        # kept, even if the connection is cut right behind them.
-        return data
+        if not self._in_trailers and (data := await self._read_chunks()):
+            return data
+        await self._read_trailers()
+        self.ended = True
+        return b""
 
-    async def _read_chunk_end(self) -> None:
-        if await self._ready(self._stream.read_bytes(2)) != b"\r\n":
+    async def _read_chunks(self) -> bytes:
+        """Return the data of as many chunks as are here, ``b""`` at the last one.
+
+        A write for each small one would cost far more.
+        """
+        pieces: list[bytes] = []
+        size = 0
+        while not (self._in_trailers or size >= READ_BYTES or len(pieces) >= CHUNKS_AT_ONCE):
+            try:
+                future = self._ahead or self._begin_next()
+                self._ahead = None
+                if pieces and not future.done():
+                    self._ahead = future
+                    break
+                data = self._chunk_data(await self._ready(future))
+            except (BodyCutError, StreamClosedError, UnsatisfiableReadError):
+                if not pieces:
+                    raise
+                # First what came before it; the next read meets it again.
+                break
+            if data:
+                pieces.append(data)
+                size += len(data)
+        return b"".join(pieces)
+
+    def _begin_next(self) -> asyncio.Future[bytes]:
+        """Begin to read what comes next: data of a chunk, its end, or the size of another one."""
+        if self._left:
+            future = self._stream.read_bytes(min(self._left, READ_BYTES), partial=True)
+        elif self._in_chunk:
+            future = self._stream.read_bytes(2)
+        else:
+            future = self._stream.read_until(b"\r\n", max_bytes=CHUNK_LINE_BYTES)
+        # Tornado's streams return futures, though they say less.
+        return cast("asyncio.Future[bytes]", future)
+
+    def _chunk_data(self, read: bytes) -> bytes:
+        """Return the data in what was read, which may be none."""
+        if self._left:
+            self._left -= len(read)
+            return read
+        if self._in_chunk:
+            if read != b"\r\n":
+                self._break()
+            self._in_chunk = False
+            return b""
+        match = _CHUNK_SIZE.fullmatch(read)
+        if match is None:
             self._break()
+        self._left = int(match[1], 16)
+        self._in_chunk = self._left > 0
+        self._in_trailers = not self._in_chunk
+        return b""
 
     async def _read_trailers(self) -> None:
         left = TRAILER_BYTES
@@ -208,7 +250,8 @@ class HttpBody:
             return
         if self._length is not None:
             bytes_max = min(bytes_max, self._left)
-        pending, self._pending = self._pending, None
+        pending = self._pending or self._ahead
+        self._pending = self._ahead = None
         while bytes_max > 0 and not self._stream.closed():
             left_s = deadline - self._monotonic()
             if left_s <= 0:
