@@ -25,19 +25,29 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 """Version of the record's format."""
 
+_AS_IT_IS: Final = json.JSONEncoder(ensure_ascii=False)
+_ASCII: Final = json.JSONEncoder()
+
 
 class RecordFormatError(Exception):
     """A record that cannot be read: damaged, or of an unknown format."""
 
 
 def encode(record: Record) -> bytes:
-    """Return *record* as JSON that a person can read."""
+    """Return *record* as JSON that a person can read: a line for each field."""
     document = {"format": FORMAT, **_to_json(Record)(record)}
     try:
-        return json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8") + b"\n"
+        return _lines(document, _AS_IT_IS).encode("utf-8")
     except UnicodeEncodeError:
         # Half of a surrogate pair, from JSON that somebody sent.
-        return json.dumps(document, indent=1).encode("ascii") + b"\n"
+        return _lines(document, _ASCII).encode("ascii")
+
+
+def _lines(document: dict[str, Any], encoder: json.JSONEncoder) -> str:
+    # Indenting everything would take the encoder that is written in Python,
+    # four times as long, at every acknowledgement.
+    lines = (f' "{name}": {encoder.encode(value)}' for name, value in document.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def decode(data: bytes) -> Record:
