@@ -1,0 +1,165 @@
+"""What the registry's values look like: JSON with a format version in each.
+
+The fields ``format``, ``name``, ``start_id`` and ``epoch`` keep their names and
+places in every format, for the store's single steps read them without knowing
+it. All others belong to a format. A program writes its newest format, or the
+one before it while an instance is alive that reads no newer one, and reads both.
+Fields that it does not know it ignores: nothing is ever written back as read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias, TypeVar
+
+from incomingd.core.ring import Instance, format_spoken
+from incomingd.core.tenure import Identity
+from incomingd.registry.registry import Invitation, Ownership
+
+T = TypeVar("T")
+Fields: TypeAlias = dict[str, Any]
+
+
+class UnreadableValueError(Exception):
+    """A value that is damaged, or of a format that this program does not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How one format says what the fixed fields do not."""
+
+    write_instance: Callable[[Instance], Fields]
+    read_instance: Callable[[Identity, Fields], Instance]
+    """Gets an identity without an address."""
+    write_identity: Callable[[Identity], Fields]
+    read_identity: Callable[[Identity, Fields], Identity]
+    """Gets an identity without an address."""
+
+
+def _write_instance_1(instance: Instance) -> Fields:
+    return {
+        "address": instance.identity.address,
+        "started_at": instance.started_at,
+        "volumes": sorted(instance.volumes),
+        "draining": instance.draining,
+        "full": instance.full,
+        "reads": instance.format,
+        "version": instance.version,
+    }
+
+
+def _read_instance_1(identity: Identity, fields: Fields) -> Instance:
+    return Instance(
+        identity=_read_identity_1(identity, fields),
+        started_at=float(_a(int | float, fields["started_at"])),
+        volumes=frozenset(_a(str, volume) for volume in _a(list, fields["volumes"])),
+        draining=_a(bool, fields["draining"]),
+        full=_a(bool, fields["full"]),
+        format=_a(int, fields["reads"]),
+        version=_a(str, fields["version"]),
+    )
+
+
+def _write_identity_1(identity: Identity) -> Fields:
+    return {"address": identity.address}
+
+
+def _read_identity_1(identity: Identity, fields: Fields) -> Identity:
+    return Identity(identity.name, identity.start_id, _a(str, fields["address"]))
+
+
+def _a(kind: Any, value: Any) -> Any:
+    # JSON's `true` is an int for Python, but for nobody else.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{value!r} is not what it should be")
+    return value
+
+
+FORMAT_1: Final = Format(_write_instance_1, _read_instance_1, _write_identity_1, _read_identity_1)
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """The formats that a program knows: its own and, once there has been one, the one before."""
+
+    known: Mapping[int, Format] = field(default_factory=lambda: {1: FORMAT_1})
+
+    def __post_init__(self) -> None:
+        assert set(self.known) in ({self.newest}, {self.newest - 1, self.newest}), sorted(self.known)
+
+    @property
+    def newest(self) -> int:
+        """The number of this program's own format."""
+        return max(self.known)
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest one that it reads and writes."""
+        return min(self.known)
+
+    def spoken(self, instances: tuple[Instance, ...], *, settled: bool) -> int:
+        """Return the format to write in among *instances*.
+
+        Unsettled, somebody may be alive who is not known to be: the older one is understood by all.
+        """
+        return max(format_spoken(self.newest, instances), self.oldest) if settled else self.oldest
+
+    # -- to JSON
+
+    def instance(self, instance: Instance, version: int) -> bytes:
+        """Return what an instance says of itself as JSON of format *version*."""
+        return _json(version, instance.identity, self.known[version].write_instance(instance))
+
+    def ownership(self, owner: Identity, epoch: int, version: int) -> bytes:
+        """Return who owns an upload as JSON of format *version*."""
+        return _json(version, owner, {"epoch": epoch} | self.known[version].write_identity(owner))
+
+    def invitation(self, invitation: Invitation, version: int) -> bytes:
+        """Return an invitation, without the upload's id, as JSON of format *version*."""
+        return self.ownership(invitation.by, invitation.epoch, version)
+
+    # -- from JSON; UnreadableValueError where it is none of a known format
+
+    def read_instance(self, value: bytes) -> Instance:
+        """Return what an instance says of itself."""
+        return self._read(value, lambda known, identity, fields: known.read_instance(identity, fields))
+
+    def read_ownership(self, value: bytes) -> Ownership:
+        """Return who owns an upload."""
+
+        def read(known: Format, identity: Identity, fields: Fields) -> Ownership:
+            epoch = _a(int, fields["epoch"])
+            if epoch < 0:
+                raise ValueError("a negative epoch")
+            return known.read_identity(identity, fields), epoch
+
+        return self._read(value, read)
+
+    def read_invitation(self, upload_id: str, value: bytes) -> Invitation:
+        """Return an invitation."""
+        by, epoch = self.read_ownership(value)
+        return Invitation(upload_id, epoch, by)
+
+    def _read(self, value: bytes, read: Callable[[Format, Identity, Fields], T]) -> T:
+        try:
+            fields = _a(dict, json.loads(value))
+            version = _a(int, fields["format"])
+            known = self.known.get(version)
+            found = read(known, _fixed(fields), fields) if known is not None else None
+        except (ValueError, KeyError, RecursionError) as error:
+            raise UnreadableValueError(f"{type(error).__name__}: {error}") from error
+        if found is None:
+            raise UnreadableValueError(f"format {version}; this program reads {self.oldest} to {self.newest}")
+        return found
+
+
+def _fixed(fields: Fields) -> Identity:
+    # Every format says it in the same way.
+    return Identity(_a(str, fields["name"]), _a(str, fields["start_id"]))
+
+
+def _json(version: int, identity: Identity, fields: Fields) -> bytes:
+    document = {"format": version, "name": identity.name, "start_id": identity.start_id, **fields}
+    return json.dumps(document, separators=(",", ":")).encode("ascii")
