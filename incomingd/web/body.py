@@ -32,6 +32,8 @@ TRAILER_BYTES: Final = 8 * 1024
 TRAILERS_KEPT: Final = frozenset({"upload-checksum"})
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
+_FIELD_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*\r\n")
+"""Strict: a line that others read as two, or as the end, must not be read as one here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +201,10 @@ class HttpBody:
             if line == b"\r\n":
                 return
             left -= len(line)
-            name, colon, value = line.decode("latin-1").partition(":")
-            if not colon or left <= 0:
+            match = _FIELD_LINE.fullmatch(line)
+            if match is None or left <= 0:
                 self._break()
-            name, value = name.strip().lower(), value.strip()
+            name, value = match[1].decode("latin-1").lower(), match[2].decode("latin-1")
             if name in TRAILERS_KEPT:
                 # One that comes twice is a list (RFC 9110, section 5.3), never a choice.
                 self.trailers[name] = f"{self.trailers[name]}, {value}" if name in self.trailers else value
