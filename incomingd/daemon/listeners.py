@@ -123,6 +123,7 @@ class Listener:
         self._stop_accepting = [add_accept_handler(each, self._accepted) for each in self._sockets]
 
     def _accepted(self, connection: socket.socket, address: Any) -> None:
+        connection.setblocking(False)
         peer = address[0] if isinstance(address, tuple) else ""
         if self._options.trusts(peer):
             _ = self._options.clock.spawn(self._serve_behind_proxy(connection, address), name="accept")
