@@ -6,6 +6,7 @@ Source: "The PROXY protocol, versions 1 & 2", haproxy.org, sections 2.1 and 2.2.
 from __future__ import annotations
 
 import ipaddress
+import re
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,9 @@ V2_HEAD_BYTES: Final = 16
 V2_BYTES_MAX: Final = 4096
 """An address and some TLVs; more than any proxy sends."""
 PEEK_BYTES: Final = V2_HEAD_BYTES + V2_BYTES_MAX
+V1_FAMILIES: Final = {b"TCP4": 4, b"TCP6": 6}
+PORT_MAX: Final = 65535
+_PORT: Final = re.compile(rb"[0-9]{1,5}")
 
 
 class ProxyProtocolError(Exception):
@@ -65,14 +69,17 @@ def _version_1(data: bytes) -> ProxyHeader | None:
     words = line.split(b" ")
     if len(words) >= 2 and words[1] == b"UNKNOWN":
         return ProxyHeader(size, None, None)
-    if len(words) != 6 or words[1] not in (b"TCP4", b"TCP6"):
+    version = V1_FAMILIES.get(words[1]) if len(words) == 6 else None
+    ports = words[4:]
+    if version is None or any(_PORT.fullmatch(port) is None or int(port) > PORT_MAX for port in ports):
         raise ProxyProtocolError("a malformed PROXY line")
     try:
-        address = str(ipaddress.ip_address(words[2].decode("ascii")))
-        port = int(words[4].decode("ascii"))
+        address = ipaddress.ip_address(words[2].decode("ascii"))
     except ValueError as error:
         raise ProxyProtocolError("a malformed PROXY line") from error
-    return ProxyHeader(size, address, port)
+    if address.version != version:
+        raise ProxyProtocolError("a PROXY line with an address of another family")
+    return ProxyHeader(size, str(address), int(words[4]))
 
 
 def _version_2(data: bytes) -> ProxyHeader | None:
