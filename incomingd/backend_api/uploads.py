@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from incomingd.backend_api.api import PREFIX, BackendHandler
 from incomingd.core.errors import Code, Refusal
-from incomingd.core.status import Status
 from incomingd.engine import listing
 from incomingd.engine.engine import View
 from incomingd.log import events, get_logger
@@ -140,7 +139,8 @@ class UploadHandler(BackendHandler):
         engine = self.api.engine
 
         def changed(record: Record) -> Record:
-            offset = next((live.live_offset() for live in engine.live if live.id == record.upload_id), view.offset)
+            live = engine.keeper.find(record.upload_id)
+            offset = live.live_offset() if live is not None else view.offset
             return wire.changed(record, change, offset=offset, now=engine.services.clock.now())
 
         self.answer(self.api.upload(await engine.change(view.record.upload_id, changed)))
@@ -163,19 +163,13 @@ class FinishHandler(BackendHandler):
         """Hear what came of the file."""
         view = await self.view(upload_id)
         document = wire.parse(wire.FinishDocument, self.document())
-        done = document.outcome == "done"
-        try:
-            view = await self.api.engine.confirm(
-                view.record.upload_id, done=done, message=document.message, client_data=document.client_data
-            )
-        except Refusal as refusal:
-            if refusal.code is not Code.NOT_WAITING:
-                raise
-            # A web app whose first call was answered into the void says the same again.
-            view = await self.api.engine.view(view.record.upload_id)
-            if view.record.status is not (Status.FINISHED if done else Status.FAILED):
-                raise
-        self.answer(self.api.upload(view))
+        confirmed = await self.api.engine.confirm(
+            view.record.upload_id,
+            done=document.outcome == "done",
+            message=document.message,
+            client_data=document.client_data,
+        )
+        self.answer(self.api.upload(confirmed))
 
 
 class RedeliverHandler(BackendHandler):

@@ -418,13 +418,12 @@ def _validated(
         return kind.model_validate(document, context=rules), []
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
-    errors: dict[str, str] = {}
+    errors = []
     for detail in found:
         field, expected = _mistake(kind, detail)
         joined = f"{prefix}.{field}" if prefix and field else prefix or field
-        # One sentence a field: the alternatives of a union each complain.
-        errors.setdefault(joined, expected)
-    return None, [{"field": field, "expected": expected} for field, expected in errors.items()]
+        errors.append({"field": joined, "expected": expected})
+    return None, errors
 
 
 def _mistake(kind: type[Document], detail: ErrorDetails) -> tuple[str, str]:
@@ -476,7 +475,7 @@ def idempotency_key(value: str | None) -> str | None:
 
 def secret_fits(given: str | None, terms: Terms) -> bool:
     """Whether *given* (with or without ``whsec_``) is the secret of these terms."""
-    decoded = _decoded_secret(given.strip()) if given is not None and given.isascii() else None
+    decoded = _decoded_secret(given.strip()) if given is not None else None
     # The comparison takes the same time wherever the two differ.
     return decoded is not None and hmac.compare_digest(decoded, base64.b64decode(terms.secret))
 

@@ -14,7 +14,7 @@ from incomingd.core.status import Status
 from incomingd.engine import ending
 from incomingd.engine.census import Census
 from incomingd.frontends.uploads import PREFIX
-from tests.backend_api.service import ApiService
+from tests.backend_api.service import ApiService, crowd
 
 
 def true_counts(api: ApiService) -> Mapping[Status, int]:
@@ -84,7 +84,10 @@ def test_it_is_right_whatever_happens_while_it_counts(
 ) -> None:
     """Uploads begin, end and go in groups that are counted, being counted, not counted yet, and new."""
     chance = random.Random(seed)
+    crowd(api, monkeypatch, 3)
     ids = [api.created(length=1)["id"] for _ in range(30)]
+    monkeypatch.undo()
+    crowd(api, monkeypatch, 12)
     read = api.volume.read
 
     async def act() -> None:
@@ -115,7 +118,7 @@ def test_it_is_right_whatever_happens_while_it_counts(
         monkeypatch.setattr(api.volume, "read", slow_read)
         await census.count()
         await acting
-        monkeypatch.undo()
+        monkeypatch.setattr(api.volume, "read", read)
         for _ in range(10):
             await act()
         return census

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import requests
 from openapi_schema_validator import OAS31Validator
 from tornado.web import Application
@@ -17,6 +18,7 @@ from incomingd.backend_api.paths import PATHS
 from incomingd.config import Address, ConfigError, Problem, TcpAddress, UnixAddress
 from incomingd.config.changes import Changes
 from incomingd.config.settings import Tls
+from incomingd.core import ids
 from incomingd.core.errors import PROBLEMS, Code
 from incomingd.core.record import Record, Terms
 from incomingd.core.status import Status
@@ -173,6 +175,17 @@ class ApiService(Service):
     def upload_in(self, status: Status, content: bytes = b"0123456789", **terms: Any) -> str:
         """Bring an upload of *content* into this status; return its id."""
         return id_of(self.bring(status, content, **terms))
+
+
+def crowd(api: ApiService, monkeypatch: pytest.MonkeyPatch, groups: int) -> None:
+    """Have new uploads fall into so few groups of the volume; by chance each would have one of its own."""
+    random_bits, spread = api.clock.random_bits, len(ids.ALPHABET) ** 2
+
+    def in_few_groups(bits: int) -> int:
+        drawn = random_bits(bits)
+        return drawn - drawn % spread + drawn % groups
+
+    monkeypatch.setattr(api.clock, "random_bits", in_few_groups)
 
 
 def call_of(method: str, path: str) -> Call | None:

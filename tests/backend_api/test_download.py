@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
@@ -215,6 +217,20 @@ def test_a_reader_that_goes_away_is_no_error(large: File, slow_reader: socket.so
     slow_reader.close()
     wait_until(lambda: large.api.api_connections == 0, "the connection is closed")
     assert large.get(Range="bytes=0-9").content == CONTENT[:10]
+
+
+def test_no_file_stays_open(large: File, slow_reader: socket.socket) -> None:
+    def open_files() -> list[str]:
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return [target for link in links if "/files/" in (target := os.path.realpath(link))]
+
+    large.get(Range="bytes=0-9")
+    large.get(Range="bytes=99999999-")
+    large.get("HEAD")
+    assert slow_reader.recv(12) == b"HTTP/1.1 200"
+    assert len(open_files()) == 1
+    slow_reader.close()
+    wait_until(lambda: not open_files(), "all files are closed")
 
 
 def test_a_file_that_cannot_be_read_to_its_end_is_never_taken_for_whole(

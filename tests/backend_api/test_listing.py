@@ -10,7 +10,7 @@ from incomingd.core.status import Status
 from incomingd.engine import ending, listing
 from incomingd.frontends.uploads import PREFIX
 from incomingd.wire.listing import ListQuery
-from tests.backend_api.service import FINISH_URL, ApiService, errors_of
+from tests.backend_api.service import FINISH_URL, ApiService, crowd, errors_of
 
 
 def many(api: ApiService, count: int, **fields: Any) -> set[str]:
@@ -94,6 +94,10 @@ def test_stuck_hand_overs_are_found(api: ApiService) -> None:
     assert [upload["id"] for upload in api.listed(handover="stuck")] == [stuck]
     api.call("POST", f"/uploads/{stuck}/redeliver")
     assert api.listed(handover="stuck") == []
+    cancelled = api.upload_in(Status.HANDING_OVER)
+    give_up(api, cancelled, None)
+    api.call("POST", f"/uploads/{cancelled}/cancel")
+    assert api.listed(handover="stuck") == []
 
 
 @pytest.mark.parametrize("query", ["status=x", "handover=x", "page=x", "x=y", "label=a&label=b", "label=%ff"])
@@ -117,6 +121,37 @@ def test_a_call_reads_a_bounded_number_of_records(api: ApiService) -> None:
         query = ListQuery(label="needle", position=page.following)
     assert found == [target]
     assert calls >= 6
+
+
+def test_a_page_is_never_too_long(api: ApiService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many uploads in one group are read several at a time; the page ends where it ends all the same."""
+    crowd(api, monkeypatch, 1)
+    ids = sorted(many(api, 20))
+    query, found = ListQuery(), []
+    while True:
+        page = api.run(listing.page(api.engine, query, uploads_max=3))
+        assert len(page.views) <= 3
+        found += [view.record.upload_id for view in page.views]
+        if page.following is None:
+            break
+        query = ListQuery(position=page.following)
+    assert found == ids
+
+
+def test_an_upload_that_changes_while_it_is_listed(api: ApiService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open when its record was read, cancelled when the list was made: it is not shown as open."""
+    upload_id = api.created()["id"]
+    read = api.volume.read
+
+    async def read_then_cancel(wanted: str) -> Any:
+        record = await read(wanted)
+        monkeypatch.undo()
+        await api.engine.cancel(wanted, "")
+        return record
+
+    monkeypatch.setattr(api.volume, "read", read_then_cancel)
+    assert api.listed(status="open") == []
+    assert api.record(f"{PREFIX}/{upload_id}").status is Status.CANCELLED
 
 
 def test_a_damaged_record_is_left_out(api: ApiService) -> None:

@@ -306,7 +306,7 @@ def test_the_configuration_bounds_what_tickets_may_ask_for(make_api: MakeApi) ->
         {
             "limits": {"upload_bytes": 1000},
             "uploads": {"expires_in_s": 10, "expires_in_max_s": 20},
-            "handover": {"allowed_hosts": ["app.example", "10.0.0.0/8", "*.apps.example:8443"]},
+            "handover": {"allowed_hosts": ["app.example", "10.0.0.0/8", "*.apps.example:8443", "tls.example:443"]},
             "public": {"base_url": "https://up.example/files"},
         }
     )
@@ -320,9 +320,10 @@ def test_the_configuration_bounds_what_tickets_may_ask_for(make_api: MakeApi) ->
         "http://127.0.0.1/",
         "https://a.apps.example/",
         "http://apps.example:8443/",
+        "http://tls.example/",
     ):
         assert "handover.allowed_hosts" in errors_of(api.call("POST", "/uploads", {"finish_url": url}))["finish_url"]
-    for url in ("http://APP.example:81/", "http://10.1.2.3/", "https://a.apps.example:8443/"):
+    for url in ("http://APP.example:81/", "http://10.1.2.3/", "https://a.apps.example:8443/", "https://tls.example/"):
         upload = api.created(finish_url=url, length=1000, expires_in_s=20)
         assert upload["upload_url"].startswith("https://up.example/files/incoming/1.0/frontend/uploads/")
     record = api.record("/incoming/1.0/frontend/uploads/" + api.created(finish_url="http://app.example/")["id"])

@@ -52,6 +52,7 @@ TICKETS = [
     ("secret", "whsec_" + base64.b64encode(bytes(65)).decode(), "24 to 64 bytes"),
     ("secret", base64.urlsafe_b64encode(b"\xff" * 30).decode(), "24 to 64 bytes"),
     ("secret", "é" * 40, "24 to 64 bytes"),
+    ("secret", "A" * 16 + " \n!" + "A" * 16, "24 to 64 bytes"),
     ("length", -1, "whole number"),
     ("length", 10**18, "whole number"),
     ("length", 10**40, "whole number"),
