@@ -247,7 +247,9 @@ class RedisStore:
         asking = self._clock.spawn(ask(), name="registry.command")
         try:
             if not (await self._clock.timeout(bound_s, asking) or await self._clock.timeout(GRACE_S, asking)):
-                raise RegistryUnavailableError(Trouble.TIMED_OUT, self._said(f"has not answered within {bound_s} s"))
+                raise RegistryUnavailableError(
+                    Trouble.TIMED_OUT, self._said(f"{_SENTENCES[Trouble.TIMED_OUT]}: nothing within {bound_s} s")
+                )
         finally:
             # The library throws the connection away on which an answer is still due.
             asking.cancel()

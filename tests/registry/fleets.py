@@ -41,6 +41,8 @@ async def until(probe: Callable[[], T | None], what: str, *, timeout_s: float = 
     while not (found := probe()):
         assert time.monotonic() < deadline_s, f"waited {timeout_s} s in vain: {what}"
         await asyncio.sleep(0.005)
+    # Events are told on the loop's next turn.
+    await asyncio.sleep(0)
     return found
 
 

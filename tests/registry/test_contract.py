@@ -172,7 +172,7 @@ async def test_a_lease_that_nobody_renews_lapses(fleet: Fleet) -> None:
 async def test_a_lease_that_is_renewed_does_not_lapse(fleet: Fleet) -> None:
     """It is still there when one that was not renewed since has lapsed."""
     # Long enough for a machine that is busy with something else.
-    fleet.lease_s = 3.0
+    fleet.lease_s = 2.0
     a, b, c = await fleet.join("a"), await fleet.join("b"), await fleet.join("c")
     await a.has_seen("a", "b", "c")
     await fleet.crash(c)
@@ -224,6 +224,7 @@ async def test_after_a_wipe_everything_that_is_owned_is_published_again(fleet: F
     await a.registry.released(upload(3), A, 4)
     await a.registry.owned(upload(50), C, 9)
     await a.settled()
+    await until(lambda: a.told(SettledChanged), "told so")
     before, heard = a.told(GenerationChanged)[-1].generation, len(a.told(SettledChanged))
     fleet.wipe()
     for member in (a, b):
