@@ -70,8 +70,10 @@ async def append(
             raise Refusal(Code.PREEMPTED, retry_after_s=0)
         content = check(upload, part, wanted)
         report.offset_before = report.offset_after = wanted.offset
-        if wanted.body_length == 0 and wanted.checksum is None and not wanted.trailing_checksum:
+        if wanted.body_length == 0 and not wanted.trailing_checksum:
             # Lost answers are repeated this way; the length may be told this way.
+            if wanted.checksum is not None:
+                _check_empty(wanted.checksum, wanted.offset, report)
             report.ended_by = "complete"
             if content is not upload.target(part):
                 # A length is told once: it must not be forgotten.
@@ -86,6 +88,13 @@ async def append(
         await segment.close()
         turns.end(under_way)
         upload.services.events.changed(upload.id)
+
+
+def _check_empty(checksum: Checksum, offset: int, report: AppendReport) -> None:
+    """Refuse a body without a byte whose checksum is that of another one."""
+    if checksums.running(checksum.algorithm).digest() != checksum.digest:
+        report.ended_by = "checksum"
+        raise Refusal(Code.CHECKSUM_MISMATCH, offset=offset)
 
 
 def check(upload: OwnedUpload, part: str | None, wanted: Append) -> Content:

@@ -412,17 +412,7 @@ class Engine:
 
     async def resume(self, record: Record) -> None:
         """Take up what a former run left undone of an upload found on the volume."""
-        if self.keeper.find(record.upload_id) is not None:
-            return
-        if record.status in (Status.COMPLETE, Status.HANDING_OVER) and not record.joined:
-            async with self.keeper.owning(record.upload_id) as upload:
-                ending.resume(upload, self.services)
-        elif record.status in (Status.COMPLETE, Status.HANDING_OVER, Status.AWAITING_APP) or ending.pending(record):
-            self.services.events.tell(Told.DUE, record)
-        if record.status.final or record.joined:
-            # Deleting may have been cut short.
-            keeps = not record.status.final or ending.keeps_file(record)
-            await self.services.volume.drop_bytes(record, file_too=not keeps)
+        await self.keeper.resume(record)
 
     async def expire(self, upload_id: str) -> bool:
         """End an upload whose time is over; return whether it was."""

@@ -10,6 +10,7 @@ from incomingd.core import ids
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.status import Status
 from incomingd.engine import ending
+from incomingd.engine.events import Told
 from incomingd.engine.owned import LostBytesError, OwnedUpload, Services, pull
 from incomingd.log import events, get_logger
 from incomingd.storage.volume import VolumeError
@@ -103,6 +104,38 @@ class Keeper:
             if upload.superseded and self._live.get(upload_id) is upload:
                 del self._live[upload_id]
                 await self.services.registry.released(upload_id, self.services.identity, upload.record.epoch)
+                _ = self.services.clock.spawn(self._look_again(upload_id), name=f"look again at {upload_id}")
+
+    async def _look_again(self, upload_id: str) -> None:
+        """Take up what stands on the volume in place of what was in memory.
+
+        It may be this instance's own act, of which the volume said that it had
+        failed: then nobody has heard of it yet.
+        """
+        try:
+            record = await self.read(upload_id)
+            if record.owner == self.services.identity:
+                if record.status.final:
+                    self.services.events.tell(Told.ENDED, record)
+                elif record.status is Status.COMPLETE:
+                    self.services.events.tell(Told.COMPLETED, record)
+                await self.resume(record)
+        except (Refusal, VolumeError) as error:
+            log.warning(events.UPKEEP_DELAYED, upload_id=upload_id, detail=str(error))
+
+    async def resume(self, record: Record) -> None:
+        """Take up what was left undone of an upload found on the volume."""
+        if record.upload_id in self._live:
+            return
+        if record.status in (Status.COMPLETE, Status.HANDING_OVER) and not record.joined:
+            async with self.owning(record.upload_id) as upload:
+                ending.resume(upload, self.services)
+        elif record.status in (Status.COMPLETE, Status.HANDING_OVER, Status.AWAITING_APP) or ending.pending(record):
+            self.services.events.tell(Told.DUE, record)
+        if record.status.final or record.joined:
+            # Deleting may have been cut short.
+            keeps = not record.status.final or ending.keeps_file(record)
+            await self.services.volume.drop_bytes(record, file_too=not keeps)
 
     async def _owned(self, upload_id: str) -> OwnedUpload:
         while True:

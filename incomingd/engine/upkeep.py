@@ -124,7 +124,7 @@ class Upkeep:
                 record = await services.volume.read(upload_id)
                 if record is None:
                     continue
-                if first:
+                if first or (record.status.final and ending.pending(record)):
                     await self._engine.resume(record)
                 if self._due_at(record) > services.clock.now():
                     self._plan(record)

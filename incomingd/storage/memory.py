@@ -55,7 +55,9 @@ class Trouble:
     share: float = 0.5
     """Of a piece of a body, so much of it is kept before the error."""
     hold: asyncio.Future[None] | None = None
-    """The call waits for this first, as for a disk that does not answer."""
+    """The call waits for this, as for a disk that does not answer."""
+    late: bool = False
+    """It waits when the work is done already."""
 
 
 class File:
@@ -210,8 +212,10 @@ class _Calls:
         if trouble is not None and trouble.error is not None and not trouble.done:
             raise trouble.error(f"{name}: made to fail")
         result = work()
-        if trouble is not None and trouble.error is not None:
-            raise trouble.error(f"{name}: made to lose its answer")
+        if trouble is not None:
+            await self.end(trouble)
+            if trouble.error is not None:
+                raise trouble.error(f"{name}: made to lose its answer")
         return result
 
     async def begin(self, name: str) -> Trouble | None:
@@ -220,11 +224,16 @@ class _Calls:
         disk.calls += 1
         trouble = disk.trouble(name) if disk.trouble is not None else None
         await asyncio.sleep(0)
-        if trouble is not None and trouble.hold is not None:
+        if trouble is not None and trouble.hold is not None and not trouble.late:
             await trouble.hold
         if self._volume.dead:
             await asyncio.get_running_loop().create_future()
         return trouble
+
+    async def end(self, trouble: Trouble) -> None:
+        """Wait with an answer that comes late."""
+        if trouble.hold is not None and trouble.late:
+            await trouble.hold
 
 
 class MemorySegment:
@@ -278,8 +287,10 @@ class MemorySegment:
         self._size += len(kept)
         if see is not None and kept:
             see(kept)
-        if trouble is not None and trouble.error is not None:
-            raise trouble.error("take: made to fail")
+        if trouble is not None:
+            await self._calls.end(trouble)
+            if trouble.error is not None:
+                raise trouble.error("take: made to fail")
         if len(kept) < len(wanted):
             raise VolumeFullError("take: no room")
 

@@ -307,9 +307,7 @@ async def test_there_are_so_many_parts_and_no_more() -> None:
         upload_id = await world.ticket()
         feeds = [Feed(b"a", ended=False, length=5) for _ in range(PARTS_MAX)]
         parts = [await part_of(world, upload_id, 5) for _ in range(PARTS_MAX)]
-        under_way = [
-            world.appending(upload_id, 0, feed, part=part) for feed, part in zip(feeds, parts, strict=True)
-        ]
+        under_way = [world.appending(upload_id, 0, feed, part=part) for feed, part in zip(feeds, parts, strict=True)]
         await settle()
         with refused(Code.TOO_MANY_PARTS):
             await part_of(world, upload_id, 5)

@@ -1,4 +1,4 @@
-"""What is done for uploads that nobody asks for: expiry, retention, and what a restart left; at no cost for the rest."""
+"""What is done for uploads that nobody asks for: expiry, retention, what a restart left; at no cost for the rest."""
 
 from __future__ import annotations
 
