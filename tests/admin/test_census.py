@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,6 +125,61 @@ def test_it_is_right_whatever_happens_while_it_counts(
         return census
 
     assert api.run(count()).counts == true_counts(api)
+
+
+@pytest.mark.parametrize("call", ["create", "write", "remove"])
+def test_what_was_counted_before_it_was_told_counts_once(
+    call: str, api: ApiService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole volume is counted between a change of it and the engine's word of that change."""
+    cancelled = api.created()["id"]
+    census = Census(api.engine)
+    real = getattr(api.volume, call)
+
+    async def then_count(*args: Any, **kwargs: Any) -> None:
+        await real(*args, **kwargs)
+        monkeypatch.undo()
+        await census.count()
+
+    async def act() -> None:
+        if call == "create":
+            await api._ticket({})
+            return
+        view = await api.engine.cancel(cancelled, "")
+        if call == "remove":
+            await api.engine.forget(view.record)
+
+    if call == "write":
+        # The first write of a cancel is that of the pull.
+        api.do(f"{PREFIX}/{cancelled}", _touch)
+    monkeypatch.setattr(api.volume, call, then_count)
+    api.run(act())
+    assert census.complete
+    assert census.counts == true_counts(api)
+
+
+async def _touch(upload: object) -> None:
+    """Own the upload, so that nothing has to be written before what comes."""
+
+
+def test_a_group_that_is_new_when_the_last_was_counted(api: ApiService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of groups was read, then a ticket was made in a new one, then the list was looked at."""
+    groups = api.volume.groups
+
+    async def count() -> Census:
+        census = Census(api.engine)
+
+        async def stale() -> list[str]:
+            found = await groups()
+            monkeypatch.undo()
+            await api._ticket({})
+            return found
+
+        monkeypatch.setattr(api.volume, "groups", stale)
+        await census.count()
+        return census
+
+    assert api.run(count()).counts[Status.OPEN] == 1
 
 
 def test_a_volume_that_fails_is_counted_later(tmp_path: Path, api: ApiService) -> None:
