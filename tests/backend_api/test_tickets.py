@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from incomingd.core.status import Status
 from incomingd.storage.volume import VolumeFullError
+from incomingd.wire import backend as wire
 from tests.backend_api.conftest import MakeApi
 from tests.backend_api.service import FINISH_URL, OTHER_SECRET, SECRET, ApiService, errors_of
 
@@ -247,6 +249,23 @@ def test_many_tickets_in_one_call_are_answered_in_order(api: ApiService) -> None
     assert [upload["length"] for upload in answer.json()] == list(range(100))
     assert len({upload["id"] for upload in answer.json()}) == 100
     assert all(upload["secret"].startswith("whsec_") for upload in answer.json())
+
+
+def test_a_large_list_is_read_beside_the_event_loop(api: ApiService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever uploads does not wait for a web app that asks for a thousand tickets."""
+    threads: list[str] = []
+    parse_tickets = wire.parse_tickets
+
+    def noted(document: object, rules: wire.Rules) -> list[wire.TicketDocument]:
+        threads.append(threading.current_thread().name)
+        return parse_tickets(document, rules)
+
+    monkeypatch.setattr(wire, "parse_tickets", noted)
+    tickets = [{"finish_url": FINISH_URL, "app_data": {"a": "b" * 1000}}] * 100
+    assert len(api.call("POST", "/uploads", tickets).json()) == 100
+    assert set(errors_of(api.call("POST", "/uploads", [*tickets, {}]))) == {"[100].finish_url"}
+    assert len(threads) == 2
+    assert api._thread.name not in threads
 
 
 def test_one_wrong_ticket_of_a_list_and_none_is_made(api: ApiService) -> None:
