@@ -23,6 +23,7 @@ from incomingd.registry.registry import (
     ValueUnreadable,
 )
 from tests.registry.fleets import Fleet, Member, identity, until, upload
+from tests.support.machine import ROOT
 from tests.support.redis import RedisServer, Watched, certificates, redis_server
 
 A, B = identity("a"), identity("b")
@@ -31,7 +32,7 @@ ACL = (
     "+eval +get +set +del +hget +hset +hdel +hlen +hgetall +zadd +zrem +zrangebyscore +pexpire +time +info"
     " +publish +subscribe +unsubscribe +ping +select"
 )
-"""What docs/redis.md tells operators to permit."""
+"""What operators are told to permit."""
 
 MakeFleet = Callable[..., Fleet]
 
@@ -322,6 +323,7 @@ async def first_trouble(fleet: Fleet) -> RegistryUnavailableError:
 
 
 async def test_a_user_with_the_documented_rights_gets_along(tmp_path: Path, make_fleet: MakeFleet) -> None:
+    assert f"~incoming:* &incoming:* {ACL}\n" in (ROOT / "docs" / "redis.md").read_text()
     user = f"user incoming on >s3cret ~incoming:* &incoming:* {ACL}"
     with redis_server(tmp_path / "redis", ["user default off", user]) as server:
         fleet = make_fleet(None, f"redis://incoming:s3cret@127.0.0.1:{server.port}/3")
