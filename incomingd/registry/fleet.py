@@ -271,7 +271,7 @@ class FleetRegistry:
             try:
                 found.append(self._formats.read_invitation(upload_id, value))
             except UnreadableValueError as error:
-                self._tell(ValueUnreadable("an invitation", str(error)))
+                self._tell(ValueUnreadable("invitation", upload_id, str(error)))
         return found
 
     # -- the loop
@@ -441,7 +441,7 @@ class FleetRegistry:
             try:
                 instance = self._formats.read_instance(value)
             except UnreadableValueError as error:
-                self._tell(ValueUnreadable(f"the lease {lease_id}", str(error)))
+                self._tell(ValueUnreadable("lease", lease_id, str(error)))
                 # It lives, but nobody here can say what it is good for.
                 instance = Instance(_identity(lease_id), draining=True, format=self._formats.oldest)
             found.append(instance)
@@ -453,7 +453,7 @@ class FleetRegistry:
         try:
             return self._formats.read_ownership(value)
         except UnreadableValueError as error:
-            self._tell(ValueUnreadable(f"the entry of the upload {upload_id}", str(error)))
+            self._tell(ValueUnreadable("ownership", upload_id, str(error)))
             return None
 
     def _tell(self, event: Event) -> None:

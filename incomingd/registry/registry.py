@@ -130,6 +130,9 @@ class ValueUnreadable:
     """A value in the registry is damaged or of a format that this program does not read; it counts as missing."""
 
     what: str
+    """`lease`, `ownership` or `invitation`."""
+    of: str
+    """The lease's id, or the upload's: to be shortened before it is shown."""
     reason: str
 
 

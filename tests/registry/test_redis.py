@@ -291,6 +291,7 @@ async def test_damaged_values_count_as_missing_and_are_told(redis_fleet: Fleet) 
         assert await a.registry.owned(upload(), A, 1) is None
         assert await a.registry.owner_of(upload()) == (A, 1)
     await until(lambda: len(a.told(ValueUnreadable)) == 4, "told")
+    assert {(each.what, each.of) for each in a.told(ValueUnreadable)} == {("ownership", upload())}
     # A lease that cannot be read is one all the same.
     server.ask("HSET", "incoming:{ring}:leases", "z:1f", "nonsense")
     server.ask("ZADD", "incoming:{ring}:until", "9999999999999", "z:1f")
