@@ -100,10 +100,11 @@ def test_a_switched_off_rate(make_service: MakeService) -> None:
 
 
 def test_a_header_section_that_comes_byte_by_byte(make_service: MakeService) -> None:
-    """Closed after `limits.idle_connection_timeout_s`, whatever trickles in meanwhile."""
+    """Closed after `limits.idle_connection_timeout_s`, whatever trickles in meanwhile; on a used connection, too."""
     service = make_service({"limits": {"idle_connection_timeout_s": 1}})
     path = service.bring(Status.OPEN)
     wire = service.connect()
+    assert service.request("HEAD", path, wire=wire).offset == 4
     thread = drip(wire, f"HEAD {path} HTTP/1.1\r\nX: ".encode() + b"a" * 5000, 0.01)
     assert wait_closed(wire, 20) > 0.5
     thread.join()
