@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
+from incomingd.core import codec
 from incomingd.core.commands import Append, Checksum, Creation, Resource
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.record import Record, Terms
@@ -262,6 +263,10 @@ class World:
         record = await self.volume.read(upload_id)
         assert record is not None
         return record
+
+    def stored(self, upload_id: str) -> Record:
+        """Return the record as it stands on the disk, whatever that does just now."""
+        return codec.decode(bytes(self.disk.uploads.names[upload_id].names["record.json"].data))
 
     async def reached(self, upload_id: str, status: Status, *, within_s: float = 30 * DAY_S) -> Record:
         """Wait until the upload has *status*."""
