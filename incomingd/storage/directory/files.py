@@ -99,6 +99,16 @@ def write_atomically(path: Path, data: bytes, *, sync: bool, whole: bool = True,
         sync_directory(path.parent)
 
 
+def create_fresh(path: Path) -> int:
+    """Open a new, empty file at *path* for writing; what stood there before is gone.
+
+    Also for directories that others may write to: what they put there, such as
+    a link to one of our own files, is never opened.
+    """
+    unlink_if_there(path)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
 def unlink_if_there(path: Path) -> bool:
     """Delete the file at *path*; return whether there was one."""
     try:

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from incomingd.storage.directory.files import sync_directory, unlink_if_there
+from incomingd.storage.directory.files import create_fresh, sync_directory, unlink_if_there
 from incomingd.storage.volume import VolumeUnavailableError
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def _join_by_name(piece: Piece, target: Path, *, mode: int, group: int | None, s
     try:
         os.link(piece.path, target)
     except FileExistsError:
-        if os.path.samefile(piece.path, target):
+        # Not through a link, which a web app may put there: the segment is deleted next.
+        if os.path.samestat(os.lstat(piece.path), os.lstat(target)):
             return
         unlink_if_there(target)
         os.link(piece.path, target)
@@ -86,7 +87,7 @@ def _join_by_copy(
     interrupted: Callable[[], bool],
 ) -> None:
     fresh = target.with_name(target.name + ".new")
-    out = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    out = create_fresh(fresh)
     try:
         at = 0
         for piece in pieces:
@@ -99,6 +100,10 @@ def _join_by_copy(
         _give(out, mode=mode, group=group)
         if sync:
             os.fsync(out)
+    except BaseException:
+        # What a full disk left of a copy would keep it full, for everybody, until the next attempt and after it.
+        unlink_if_there(fresh)
+        raise
     finally:
         os.close(out)
     os.replace(fresh, target)

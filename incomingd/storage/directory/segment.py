@@ -33,14 +33,23 @@ def open_for_append(path: Path, *, create: bool, size: int, sync: bool) -> int:
         flags |= os.O_CREAT
     fd = os.open(path, flags, 0o600)
     try:
-        if os.fstat(fd).st_size != size:
-            os.ftruncate(fd, size)
+        _cut_to(fd, size, path.name)
         if create and sync:
             sync_directory(path.parent)
-    except OSError:
+    except (OSError, VolumeUnavailableError):
         os.close(fd)
         raise
     return fd
+
+
+def _cut_to(fd: int, size: int, name: str) -> None:
+    there = os.fstat(fd).st_size
+    if there < size:
+        # Making it longer would fill in zeros for bytes that were acknowledged.
+        msg = f"segment {name} has {there} bytes of {size}"
+        raise VolumeUnavailableError(msg)
+    if there > size:
+        os.ftruncate(fd, size)
 
 
 class FileSegment:

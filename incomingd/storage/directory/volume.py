@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -196,10 +198,15 @@ class DirectoryVolume:
             self._assert_there()
             return None
         try:
-            return codec.decode(data)
+            record = codec.decode(data)
         except codec.RecordFormatError as error:
             msg = f"{path}: {error}"
             raise RecordUnreadableError(msg) from error
+        if record.upload_id != upload_id:
+            # A copy that somebody made: what is done by it would be done to the other upload.
+            msg = f"{path}: the record of another upload"
+            raise RecordUnreadableError(msg)
+        return record
 
     def _assert_there(self) -> None:
         try:
@@ -298,11 +305,20 @@ class DirectoryVolume:
 
     def _open_file(self, path: Path) -> OpenFile | None:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # Web apps may write to this directory: neither a link to a file of ours nor a pipe that blocks is opened.
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             self._assert_there()
             return None
-        return OpenFile(fd, os.fstat(fd).st_size, self._pool)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return None
+            raise
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            return None
+        return OpenFile(fd, status.st_size, self._pool)
 
     async def adopt_segments(self, upload_id: str, source_id: str, names: Mapping[str, str]) -> None:
         """Give segments of another upload a second name in this one."""
@@ -362,7 +378,12 @@ class DirectoryVolume:
 
     async def groups(self) -> list[str]:
         """Return the names of the groups of uploads."""
-        return await self._run("listing uploads", lambda: sorted(os.listdir(self._root / "uploads")))
+        return await self._run("listing uploads", self._groups)
+
+    def _groups(self) -> list[str]:
+        # Beside them may lie what is none of ours, such as lost+found, which nobody but root may read.
+        with os.scandir(self._root / "uploads") as entries:
+            return sorted(entry.name for entry in entries if len(entry.name) == GROUP_CHARS and entry.is_dir())
 
     async def ids_in(self, group: str) -> list[str]:
         """Return the ids of one group's uploads."""
@@ -512,7 +533,7 @@ def _lay_out(root: Path, options: DirectoryOptions) -> None:
         root.chmod(0o710)
     files.sync_directory(root)
     probe = root / "files" / ".probe"
-    fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = files.create_fresh(probe)
     try:
         if options.file_group is not None:
             os.fchown(fd, -1, options.file_group)
