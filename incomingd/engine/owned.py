@@ -244,14 +244,17 @@ class OwnedUpload:
             raise Refusal(Code.NOT_READY, retry_after_s=1)
 
     async def note(self, part: str | None) -> None:
-        """Make the offset in the record true where an answer rests on it."""
-        if not self.syncs_acknowledgements or self.record.status is not Status.OPEN:
+        """Make the record vouch for the offset where an answer rests on it."""
+        if self.record.status is not Status.OPEN:
             return
-        content = self.target(part)
-        if content.noted_offset == self.offsets.get(part, 0):
+        content, sync = self.target(part), self.syncs_acknowledgements
+        noted_offset = self.offsets.get(part, 0) if sync else content.noted_offset
+        # A mark that stayed, because a full disk did not let it be taken off, would have recovery drop bytes that
+        # were verified, and are told now.
+        if content.unverified_from is None and content.noted_offset == noted_offset:
             return
-        noted = replace(content, noted_offset=self.offsets[part], unverified_from=None)
-        await self.write(self.record.with_target(part, noted), sync=True)
+        noted = replace(content, noted_offset=noted_offset, unverified_from=None)
+        await self.write(self.record.with_target(part, noted), sync=sync)
 
     # -- coming to rest
 

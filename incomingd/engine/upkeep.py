@@ -115,9 +115,14 @@ class Upkeep:
         group is visited again.
         """
         services = self._engine.services
-        upload_ids = await services.volume.ids_in(group)
-        self._due.pop(group, None)
         expired = deleted = 0
+        try:
+            upload_ids = await services.volume.ids_in(group)
+        except VolumeError as error:
+            services.health.failed(error)
+            self._due[group] = min(self._due.get(group, NEVER), services.clock.now())
+            return 0, 0
+        self._due.pop(group, None)
         troubled = False
         for upload_id in upload_ids:
             try:

@@ -25,6 +25,8 @@ from incomingd.storage.volume import VolumeError
 from incomingd.wire.callback import COMPLETE, Answer, Callback, callback
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from incomingd.engine.engine import Engine
     from incomingd.engine.owned import OwnedUpload
     from incomingd.handover.caller import Caller
@@ -33,6 +35,8 @@ log = get_logger()
 
 LOOK_INTERVAL_S = 60.0
 """Wall clocks jump: what is due is looked for at least so often."""
+CLOCK_SET_BACK_S = 60.0
+"""By so much, and what was planned before is looked at again."""
 RETRY_AFTER_TROUBLE_S = 5.0
 """Where not the web app but this side had a problem."""
 
@@ -66,6 +70,8 @@ class Handover:
         self._under_way: set[str] = set()
         self._again: set[str] = set()
         self._bell = Bell()
+        self._ahead_s = float("-inf")
+        """How far the wall clock was ahead of the one that never jumps."""
         subscribe = engine.services.events.subscribe
         subscribe(Told.WHOLE, self.plan)
         subscribe(Told.DUE, self.plan)
@@ -77,7 +83,7 @@ class Handover:
 
     def plan(self, record: Record) -> None:
         """Plan what is due for the upload; from its record alone."""
-        at = _due_at(record)
+        at = _due_at(record, self._next_at)
         if at is not None:
             self._plan_at(record.upload_id, at)
 
@@ -89,10 +95,33 @@ class Handover:
         heapq.heappush(self._queue, (at, upload_id))
         self._bell.ring()
 
+    def _next_at(self, delivery: Delivery) -> float:
+        """Return the Unix time of the delivery's next attempt.
+
+        None is ever planned further ahead than the longest back-off: what seems
+        to be was planned by a clock that has been set back since, by days
+        perhaps, and is due now.
+        """
+        at = delivery.next_attempt_at or 0.0
+        now = self._engine.services.clock.now()
+        return at if at <= now + self.options.backoff_max_s else now
+
+    def _look_again_if_set_back(self) -> None:
+        """Have all that is planned looked at again if the clock was set back."""
+        clock = self._engine.services.clock
+        now = clock.now()
+        ahead_s = now - clock.monotonic()
+        if ahead_s < self._ahead_s - CLOCK_SET_BACK_S:
+            for upload_id, at in list(self._planned.items()):
+                if at > now:
+                    self._plan_at(upload_id, now)
+        self._ahead_s = ahead_s
+
     async def run(self) -> None:
         """Make callbacks as they fall due, until cancelled."""
         clock = self._engine.services.clock
         while True:
+            self._look_again_if_set_back()
             now = clock.now()
             while self._queue and self._queue[0][0] <= now and len(self._under_way) < self.options.concurrency:
                 at, upload_id = heapq.heappop(self._queue)
@@ -115,8 +144,8 @@ class Handover:
             async with self._engine.owning(upload_id) as upload:
                 record = upload.record
                 pending = [n for n in record.notifications if not (n.delivered or n.given_up)]
-                first = min(pending, key=lambda n: n.next_attempt_at or 0.0, default=None)
-                if first is not None and (first.next_attempt_at or 0.0) <= clock.now():
+                first = min(pending, key=self._next_at, default=None)
+                if first is not None and self._next_at(first) <= clock.now():
                     await self._notify(upload, first)
                 elif record.status is Status.HANDING_OVER:
                     # What the app answered could not be stored: ask again.
@@ -142,8 +171,7 @@ class Handover:
 
     async def _hand_over(self, upload: OwnedUpload) -> None:
         delivery = upload.record.handover.delivery
-        now = self._engine.services.clock.now()
-        if delivery is None or delivery.given_up or (delivery.next_attempt_at or 0.0) > now:
+        if delivery is None or delivery.given_up or self._next_at(delivery) > self._engine.services.clock.now():
             return
         if not upload.record.terms.finish_url:
             # Begun without a ticket: there is nobody to ask.
@@ -280,13 +308,13 @@ class Handover:
         )
 
 
-def _due_at(record: Record) -> float | None:
+def _due_at(record: Record, next_at: Callable[[Delivery], float]) -> float | None:
     """Return the Unix time at which something is due for an upload, or None."""
-    times = [n.next_attempt_at or 0.0 for n in record.notifications if not (n.delivered or n.given_up)]
+    times = [next_at(n) for n in record.notifications if not (n.delivered or n.given_up)]
     delivery = record.handover.delivery
     if record.status in (Status.COMPLETE, Status.HANDING_OVER) and record.joined:
         if delivery is not None and not delivery.given_up:
-            times.append(delivery.next_attempt_at or 0.0)
+            times.append(next_at(delivery))
     elif record.status is Status.AWAITING_APP and record.handover.wait_deadline is not None:
         times.append(record.handover.wait_deadline)
     return min(times) if times else None
