@@ -15,6 +15,7 @@ from incomingd.wire.proxy_protocol import PEEK_BYTES, ProxyProtocolError, read_p
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from tornado.iostream import IOStream
 
@@ -22,6 +23,58 @@ log = get_logger()
 
 HEADER_TIMEOUT_S: Final = 5.0
 """A proxy sends its header with the first packet."""
+ACCEPTS_AT_ONCE: Final = 128
+ACCEPT_PAUSE_S: Final = 0.5
+"""After a connection that could not be taken: descriptors come back as other connections end."""
+
+
+def accept_from(
+    listening: socket.socket, accepted: Callable[[socket.socket, Any], None], *, name: str
+) -> Callable[[], None]:
+    """Call *accepted* with each connection to *listening* and its address; return what ends that.
+
+    Tornado's own would try again at once, for ever, where the process has no
+    descriptor left: a connection that cannot be taken stays in the queue. So
+    this one leaves the socket alone for a while then.
+
+    Args:
+        listening: non-blocking.
+        accepted: must not raise.
+        name: of the listener, for the log.
+    """
+    loop = asyncio.get_running_loop()
+    pause: asyncio.TimerHandle | None = None
+
+    def go_on() -> None:
+        nonlocal pause
+        pause = None
+        loop.add_reader(listening, accept)
+
+    def accept() -> None:
+        nonlocal pause
+        for _ in range(ACCEPTS_AT_ONCE):
+            if listening.fileno() < 0:
+                return
+            try:
+                connection, address = listening.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                log.warning(events.CONNECTION_NOT_ACCEPTED, listener=name, detail=error.strerror or str(error))
+                loop.remove_reader(listening)
+                pause = loop.call_later(ACCEPT_PAUSE_S, go_on)
+                return
+            accepted(connection, address)
+
+    def stop() -> None:
+        if pause is not None:
+            pause.cancel()
+        loop.remove_reader(listening)
+
+    loop.add_reader(listening, accept)
+    return stop
 
 
 async def real_address(connection: socket.socket, address: Any) -> Any:

@@ -7,7 +7,7 @@ import contextlib
 import grp
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tornado.routing import AnyMatches, PathMatches, Rule, RuleRouter, URLSpec
 from tornado.web import Application
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from incomingd.config import Changes, Settings
 
 log = get_logger()
+
+PAGE_BODY_BYTES_MAX: Final = 16 * 1024
+"""Nothing that is read whole is wanted on the public listener; anybody may send it, and it is held in memory."""
 
 
 class Daemon:
@@ -159,7 +162,7 @@ class Daemon:
                 options=ListenerOptions(
                     header_bytes=limits.header_bytes,
                     idle_timeout_s=limits.idle_connection_timeout_s,
-                    body_bytes=JSON_BYTES_MAX,
+                    body_bytes=PAGE_BODY_BYTES_MAX if name == "public" else JSON_BYTES_MAX,
                     connections_max=limits.connections,
                     trusts=self.trusted.trusts,
                     clock=self.clock,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tornado.httpserver import HTTPServer
-from tornado.netutil import add_accept_handler, bind_sockets, bind_unix_socket
+from tornado.netutil import bind_sockets, bind_unix_socket
 
 from incomingd.config import Address, UnixAddress
-from incomingd.daemon.accepting import make_stream, real_address, refuse
+from incomingd.daemon.accepting import accept_from, make_stream, real_address, refuse
 from incomingd.log import events, get_logger
 from incomingd.wire.proxy_protocol import ProxyProtocolError
 
@@ -31,6 +31,8 @@ READ_CHUNK_BYTES: Final = 128 * 1024
 BUFFER_BYTES: Final = 1024 * 1024
 """At the most so much of a connection is in memory."""
 BACKLOG: Final = 1024
+WHOLE_BODY_TIMEOUT_S: Final = 60.0
+"""For a body that is read whole and held in memory; those of uploads have limits of their own."""
 
 
 class ListenError(Exception):
@@ -94,6 +96,7 @@ class Listener:
             max_header_size=options.header_bytes,
             idle_connection_timeout=options.idle_timeout_s,
             max_body_size=options.body_bytes,
+            body_timeout=WHOLE_BODY_TIMEOUT_S,
             chunk_size=READ_CHUNK_BYTES,
             max_buffer_size=BUFFER_BYTES,
         )
@@ -120,7 +123,7 @@ class Listener:
 
     def start(self) -> None:
         """Answer from now on."""
-        self._stop_accepting = [add_accept_handler(each, self._accepted) for each in self._sockets]
+        self._stop_accepting = [accept_from(each, self._accepted, name=self.name) for each in self._sockets]
 
     def _accepted(self, connection: socket.socket, address: Any) -> None:
         connection.setblocking(False)

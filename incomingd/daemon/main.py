@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -28,6 +30,8 @@ EXIT_FAILED = 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon in the foreground until it is told to stop; return the exit code."""
+    _open_standard_streams()
+    _raise_descriptor_limit()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         line = config.parse(arguments)
@@ -62,6 +66,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     finally:
         logging_setup.shutdown()
+
+
+def _open_standard_streams() -> None:
+    """Have descriptors 0 to 2 open: else a file of the volume gets one of them, and what is printed goes into it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Gets the lowest number that is free, which is this one.
+            os.open(os.devnull, os.O_RDWR)
+    # Where they were closed at the start, Python has none, whatever its types say.
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
+
+
+def _raise_descriptor_limit() -> None:
+    """Take as many descriptors as the system grants; its soft limit is there for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(loaded: config.Loaded, arguments: Sequence[str]) -> int:

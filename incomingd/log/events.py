@@ -343,6 +343,13 @@ CONNECTION_LIMIT_REACHED: Final = _event(
     "A listener has as many connections as limits.connections allows; further ones are closed.",
     "listener limit address",
 )
+CONNECTION_NOT_ACCEPTED: Final = _event(
+    "connection.not_accepted",
+    "warning",
+    "The system could not give a listener its next connection, mostly because the process has no descriptor left "
+    "(`ulimit -n`); it waits in the queue, and the listener tries again in half a second.",
+    "listener detail",
+)
 LIBRARY_LOGGED: Final = _event(
     "library.logged",
     "debug info warning error",

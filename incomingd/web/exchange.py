@@ -132,6 +132,7 @@ class Exchange(httputil.HTTPMessageDelegate):
 
         seam: Any = self._connection
         self._connection.set_max_body_size(BODY_BYTES_MAX)
+        seam._body_timeout = None  # noqa: SLF001 -- the seam, see the module; HttpBody has its own limits
         seam._read_fixed_body = fixed  # noqa: SLF001 -- the seam, see the module
         seam._read_chunked_body = chunked  # noqa: SLF001 -- the seam, see the module
 
