@@ -271,6 +271,16 @@ async def test_everything_expires(redis_fleet: Fleet) -> None:
         assert 0 < int(server.ask("PTTL", key)) <= 3_600_000, key
 
 
+async def test_a_lease_that_has_lapsed_leaves_nothing_behind(redis_fleet: Fleet) -> None:
+    a, b = await redis_fleet.join("a"), await redis_fleet.join("b")
+    await a.has_seen("a", "b")
+    await redis_fleet.crash(b)
+    await a.has_seen("a")
+    assert redis_fleet.server is not None
+    assert redis_fleet.server.ask("HKEYS", "incoming:{ring}:leases") == "a:1f"
+    assert redis_fleet.server.ask("ZRANGE", "incoming:{ring}:until", "0", "-1") == "a:1f"
+
+
 async def test_two_fleets_share_a_redis_by_their_prefixes(redis_fleet: Fleet, make_fleet: MakeFleet) -> None:
     assert redis_fleet.server is not None
     other = make_fleet(redis_fleet.server, f"{redis_fleet.url}?prefix=other")

@@ -135,9 +135,12 @@ class Watched:
 
     def start(self) -> None:
         """Start all, and return once they know each other."""
-        for server in self.servers:
-            server.start()
+        self.one.start()
+        self.two.start()
         wait_until(lambda: "master_link_status:up" in self.two.ask("INFO", "replication"), "the replica is in step")
+        # Not before: a Sentinel asks for replicas when it starts, and then every 10 s.
+        for sentinel in self.sentinels:
+            sentinel.start()
         for sentinel in self.sentinels:
             wait_until(partial(self._knows, sentinel), "the Sentinels know each other")
 
