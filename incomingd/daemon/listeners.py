@@ -126,7 +126,7 @@ class Listener:
         self._stop_accepting = [accept_from(each, self._accepted, name=self.name) for each in self._sockets]
 
     def _accepted(self, connection: socket.socket, address: Any) -> None:
-        connection.setblocking(False)
+        connection.setblocking(False)  # noqa: FBT003 -- the socket's own interface
         peer = address[0] if isinstance(address, tuple) else ""
         if self._options.trusts(peer):
             _ = self._options.clock.spawn(self._serve_behind_proxy(connection, address), name="accept")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
 from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado.httputil import HTTPInputError
+from tornado.iostream import UnsatisfiableReadError
 from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError, SimpleAsyncHTTPClient
 
 from incomingd.wire.callback import ANSWER_BYTES_MAX, Answer, Callback, parse_answer
@@ -59,7 +61,7 @@ class HttpCaller:
         )
         try:
             response = await self._client.fetch(request, raise_error=False)
-        except (HTTPClientError, OSError, ValueError) as error:
+        except (HTTPClientError, HTTPInputError, UnsatisfiableReadError, OSError, ValueError) as error:
             # Also with raise_error=False Tornado raises what is no answer.
             return Answer("error", error=_words(error))
         return parse_answer(delivery_type, response.code, response.body or b"")

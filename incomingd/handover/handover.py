@@ -19,6 +19,7 @@ from incomingd.core.status import Status
 from incomingd.engine import ending
 from incomingd.engine.bell import Bell
 from incomingd.engine.events import Told
+from incomingd.handover.slots import Slots
 from incomingd.log import events, get_logger
 from incomingd.metrics import Metrics
 from incomingd.storage.volume import VolumeError
@@ -67,7 +68,10 @@ class Handover:
         self.options = options
         self._queue: list[tuple[float, str]] = []
         self._planned: dict[str, float] = {}
-        self._under_way: set[str] = set()
+        self._hosts: dict[str, str] = {}
+        """Whom an upload that is planned belongs to."""
+        self._slots = Slots()
+        self._waiting: set[str] = set()
         self._again: set[str] = set()
         self._bell = Bell()
         self._ahead_s = float("-inf")
@@ -79,12 +83,13 @@ class Handover:
     @property
     def under_way(self) -> int:
         """Callbacks that are being made just now."""
-        return len(self._under_way)
+        return len(self._slots)
 
     def plan(self, record: Record) -> None:
         """Plan what is due for the upload; from its record alone."""
         at = _due_at(record, self._next_at)
         if at is not None:
+            self._hosts[record.upload_id] = urlsplit(record.terms.finish_url).hostname or ""
             self._plan_at(record.upload_id, at)
 
     def _plan_at(self, upload_id: str, at: float) -> None:
@@ -123,18 +128,20 @@ class Handover:
         while True:
             self._look_again_if_set_back()
             now = clock.now()
-            while self._queue and self._queue[0][0] <= now and len(self._under_way) < self.options.concurrency:
+            while self._queue and self._queue[0][0] <= now:
                 at, upload_id = heapq.heappop(self._queue)
                 if self._planned.get(upload_id) != at:
                     continue
                 del self._planned[upload_id]
-                if upload_id in self._under_way:
+                if upload_id in self._slots:
                     self._again.add(upload_id)
-                    continue
-                self._under_way.add(upload_id)
+                elif upload_id not in self._waiting:
+                    self._waiting.add(upload_id)
+                    self._slots.wait(upload_id, self._hosts.pop(upload_id, ""))
+            for upload_id in self._slots.take(self.options.concurrency):
+                self._waiting.discard(upload_id)
                 _ = clock.spawn(self._deliver(upload_id), name=f"deliver {upload_id}")
-            full = len(self._under_way) >= self.options.concurrency
-            wait_s = LOOK_INTERVAL_S if full or not self._queue else max(self._queue[0][0] - now, 0.0)
+            wait_s = max(self._queue[0][0] - now, 0.0) if self._queue else LOOK_INTERVAL_S
             await self._bell.wait(clock, min(wait_s, LOOK_INTERVAL_S))
 
     async def _deliver(self, upload_id: str) -> None:
@@ -161,7 +168,7 @@ class Handover:
             if not (isinstance(error, Refusal) and error.code is Code.UPLOAD_UNKNOWN):
                 self._plan_at(upload_id, clock.now() + RETRY_AFTER_TROUBLE_S)
         finally:
-            self._under_way.discard(upload_id)
+            self._slots.release(upload_id)
             if upload_id in self._again:
                 self._again.discard(upload_id)
                 self._plan_at(upload_id, clock.now())
