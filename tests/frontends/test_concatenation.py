@@ -178,6 +178,7 @@ def test_a_final_creation_brings_no_body(service: Service) -> None:
         "{path}",
         "{other}",
         "{path}/parts/0000000000000000000000",
+        "{others}/parts/{number}",
         "{path}/parts/..",
         "{path}/parts/",
         "{path}/parts/%2e%2e",
@@ -198,8 +199,9 @@ def test_only_parts_of_the_same_ticket_may_be_named(service: Service, named: str
     """D10.4: nobody reads another's bytes by naming them."""
     path, others = service.ticket(), service.ticket()
     mine, other = part(service, path, b"01234"), part(service, others, b"secret")
+    names = {"path": path, "others": others, "mine": mine, "other": other, "number": mine.rpartition("/")[2]}
     before = service.bytes_of(path)
-    answer = final(service, path, mine, named.format(path=path, mine=mine, other=other))
+    answer = final(service, path, mine, named.format(**names))
     assert (answer.status, answer.code) == (400, "concat_part_unknown")
     assert service.bytes_of(path) == before
     assert service.record(path).beginnings == 0

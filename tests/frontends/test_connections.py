@@ -147,6 +147,15 @@ def test_the_answer_to_a_refused_body_can_be_read_by_who_still_sends(either: Ser
     assert either.offset(path) == 4
 
 
+@pytest.mark.parametrize("framing", ["fixed", "chunked"])
+def test_a_refused_sender_can_send_all_of_it_before_it_reads(either: Service, framing: str) -> None:
+    """D3.13: many clients look for an answer only when they have sent everything, and a reset is none."""
+    path = either.bring(Status.OPEN)
+    body = bytes(20 * MIB)
+    answer = either.patch(path, 7, *((chunked(body), CHUNKED) if framing == "chunked" else (body, {})))
+    assert (answer.status, answer.offset) == (409, 4)
+
+
 def test_the_answer_to_a_cut_body_can_be_read_by_who_still_sends(either: Service) -> None:
     """D9.2: pre-empted in the middle of 100 MB; the bytes that were taken are kept."""
     path = either.ticket()
