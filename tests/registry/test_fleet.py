@@ -53,6 +53,11 @@ class FaultyStore(MemoryStore):
         self._ask("owner")
         return await super().owner(upload_id)
 
+    async def release(self, entries: object) -> None:
+        self._ask("release")
+        assert isinstance(entries, list)
+        await super().release(entries)
+
     async def publish(self, entries: object) -> list[bytes | None]:
         self._ask("publish")
         assert isinstance(entries, list)
@@ -195,6 +200,23 @@ async def test_what_is_given_up_while_it_is_being_published_does_not_stay() -> N
     store.wipe()
     await asyncio.sleep(3)
     assert await a.owner_of(upload()) is None
+
+
+@virtual
+async def test_what_is_given_up_while_the_store_is_away_is_taken_back_later() -> None:
+    """Unless it is owned again by then."""
+    world = World()
+    a = await world.join("a")
+    await a.owned(upload(1), A, 1)
+    await a.owned(upload(2), A, 1)
+    world.store.away = True
+    await a.released(upload(1), A, 1)
+    await a.released(upload(2), A, 1)
+    await a.owned(upload(2), A, 2)
+    world.store.away = False
+    await world.when(lambda: a.available, within_s=3)
+    assert await a.owner_of(upload(1)) is None
+    assert await a.owner_of(upload(2)) == (A, 2)
 
 
 @virtual
