@@ -49,7 +49,8 @@ def test_a_web_app_that_was_down_gets_its_file(end: str, make_daemon: MakeDaemon
     wait_until(lambda: backend.get(upload_id)["handover"]["attempts"] >= 3, "an attempt after the restart")
     app.up()
     app.check_arrived(upload_id, content.sha256())
-    assert backend.wait_status(upload_id, "finished")["handover"]["attempts"] >= 4
+    # The third may have been under way when the app came back.
+    assert backend.wait_status(upload_id, "finished")["handover"]["attempts"] >= 3
 
 
 def test_a_callback_that_fails_is_repeated_with_its_id(make_daemon: MakeDaemon, app: App) -> None:
