@@ -8,7 +8,7 @@ from incomingd.core.errors import Code
 from incomingd.core.status import Status
 from incomingd.engine.options import Durability, EngineOptions
 from incomingd.log import events
-from incomingd.storage.memory import Trouble
+from incomingd.storage.memory_parts import Trouble
 from incomingd.storage.volume import VolumeFullError, VolumeUnavailableError
 from incomingd.wire.callback import Answer
 from tests.engine.logs import Logged

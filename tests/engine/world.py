@@ -26,7 +26,8 @@ from incomingd.handover.handover import Handover, HandoverOptions
 from incomingd.metrics import Metrics
 from incomingd.registry.memory import MemoryRegistry
 from incomingd.storage.body import BodyCutError, CutReason
-from incomingd.storage.memory import MemoryDisk, MemoryVolume, Trouble
+from incomingd.storage.memory import MemoryDisk, MemoryVolume
+from incomingd.storage.memory_parts import Trouble
 from incomingd.wire.callback import Answer, Callback, parse_answer
 from tests.support.virtual import VirtualClock, settle
 
