@@ -364,8 +364,9 @@ class MemoryVolume:
                 folder.put(name, file)
             if create and sync:
                 folder.sync()
-            if len(file.data) != size:
-                file.cut(size)
+            if len(file.data) < size:
+                raise VolumeUnavailableError(f"segment {name} is too short")
+            file.cut(size)
             return file
 
         return MemorySegment(await self._calls.make("open_segment", open_it), self._calls, self.disk)

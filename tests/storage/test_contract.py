@@ -152,6 +152,15 @@ async def test_what_lies_behind_the_opened_size_is_dropped(volume: AnyVolume) ->
     assert await whole_file(volume, record) == b"abX"
 
 
+async def test_a_segment_is_never_made_longer(volume: AnyVolume) -> None:
+    """Bytes that got lost meanwhile are missed, not replaced."""
+    record = await owned_upload(volume)
+    await put(volume, record.upload_id, "bytes.1", b"abc")
+    with pytest.raises(VolumeUnavailableError):
+        await volume.open_segment(record.upload_id, "bytes.1", create=False, size=4, sync=True)
+    assert await measured(volume, record) == 3
+
+
 async def test_a_segment_that_should_be_there_is_not_made(volume: AnyVolume) -> None:
     record = await owned_upload(volume)
     with pytest.raises(VolumeUnavailableError):

@@ -211,7 +211,7 @@ class DirectoryVolume:
     def _assert_there(self) -> None:
         try:
             there = json.loads((self._root / "volume.json").read_bytes())["id"]
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError) as error:
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, RecursionError) as error:
             msg = f"{self._root} is not the volume that it was: {error}"
             raise VolumeUnavailableError(msg) from error
         if there != self._id:
@@ -511,7 +511,7 @@ def _identify(root: Path, new_id: str) -> str:
             raise VolumeUnavailableError(msg) from None
         files.write_atomically(path, json.dumps({"format": FORMAT, "id": new_id}).encode() + b"\n", sync=True)
         return new_id
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         msg = f"{path} cannot be read: {error}"
         raise VolumeUnavailableError(msg) from error
     if version != FORMAT or not ids.is_volume_id(volume_id):
