@@ -13,7 +13,7 @@ import random
 import selectors
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
-from typing import Any, ParamSpec, TypeVar, TypeVarTuple, Unpack
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple
 
 Ts = TypeVarTuple("Ts")
 P = ParamSpec("P")
@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 EPOCH_S = 1_800_000_000.0
 """Unix time at which every virtual run begins."""
+TURNS_MAX = 300_000
+"""Of the loop at one instant; far more than tens of thousands of uploads take."""
 
 
 class StuckError(AssertionError):
@@ -33,13 +35,20 @@ class _JumpingSelector(selectors.SelectSelector):
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
         self._loop = loop
+        self._turns = 0
+        """Of the loop, in which no time has passed."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if self._loop.in_threads and timeout != 0:
             return super().select(None)
         ready = super().select(0)
         if ready or timeout == 0:
+            self._turns += 1
+            if self._turns > TURNS_MAX:
+                self._turns = 0
+                raise StuckError(f"no time passes: something spins at {self._loop.virtual_s} s")
             return ready
+        self._turns = 0
         if timeout is None:
             tasks = "\n".join(sorted(repr(task) for task in asyncio.all_tasks(self._loop)))
             raise StuckError(f"everything waits for ever:\n{tasks}")
@@ -65,7 +74,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.virtual_s
 
     def run_in_executor(
-        self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]
+        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
     ) -> asyncio.Future[T]:
         future = super().run_in_executor(executor, func, *args)
         self.in_threads += 1
