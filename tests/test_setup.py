@@ -50,7 +50,7 @@ def set_up(checkout: Path, level: str, path: str) -> subprocess.CompletedProcess
 
 @pytest.mark.parametrize(
     "level, missing",
-    [("run", ["Python 3.11"]), ("test", ["Python 3.11", "git", "Node.js 20", "Chromium", "openssl"])],
+    [("run", ["Python 3.11"]), ("test", ["Python 3.11", "git", "Node.js 20", "Chromium", "openssl", "redis-server"])],
 )
 def test_what_is_missing_is_said_at_once(level: str, missing: list[str], checkout: Path, bare_path: str) -> None:
     """Everything that is missing is named in one go, each with the name of its package in Debian."""
@@ -74,6 +74,7 @@ def test_an_old_node_is_refused(checkout: Path, bare_path: str, tmp_path: Path) 
         "git": "exit 0",
         "chromium": "exit 0",
         "openssl": "exit 0",
+        "redis-server": "exit 0",
         "python3": "case $2 in *version_info*) exit 0 ;; *venv*) exit 0 ;; esac; exit 1",
     }.items():
         program = tmp_path / "bin" / name

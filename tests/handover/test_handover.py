@@ -248,7 +248,8 @@ async def test_no_more_callbacks_at_once_than_are_allowed() -> None:
         world.app.hold = asyncio.Event()
         uploads = [await world.uploaded(b"abc") for _ in range(10)]
         await world.clock.sleep(300.0)
-        assert (len(world.app.calls), world.handover.under_way) == (3, 3)
+        # One app never gets all slots (test_slots.py).
+        assert (len(world.app.calls), world.handover.under_way) == (2, 2)
         world.app.hold.set()
         for upload_id in uploads:
             await world.reached(upload_id, Status.FINISHED)

@@ -49,6 +49,11 @@ class Photodrop:
         return sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
 
 
+def _hear_ctrl_c() -> None:
+    """Undo what a shell does to a test run in the background: it ignores SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(folder: Path, daemon: Daemon, public_url: str) -> Photodrop:
     """Start the example and wait until it answers."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +61,7 @@ def start(folder: Path, daemon: Daemon, public_url: str) -> Photodrop:
     command = [sys.executable, str(ROOT / "examples/photodrop/app.py"), "--listen", address]
     command += ["--incomingd-backend", daemon.backend_url, "--public-incomingd", public_url, "--files", str(folder)]
     with (folder / ".log").open("ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_hear_ctrl_c)
 
     def answers() -> bool:
         assert process.poll() is None, (folder / ".log").read_text()
