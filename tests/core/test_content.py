@@ -44,7 +44,9 @@ def test_a_range_that_is_none_cannot_be_made(start: int, stop: int) -> None:
         Range("a", "v", start, stop)
 
 
-@pytest.mark.parametrize("make", [lambda: Content(length=-1), lambda: Content(noted_offset=-1)], ids=["length", "noted"])
+@pytest.mark.parametrize(
+    "make", [lambda: Content(length=-1), lambda: Content(noted_offset=-1)], ids=["length", "noted"]
+)
 def test_no_length_and_no_offset_is_negative(make: Callable[[], Content]) -> None:
     with pytest.raises(AssertionError):
         make()
