@@ -61,7 +61,13 @@ def start(folder: Path, daemon: Daemon, public_url: str) -> Photodrop:
     command = [sys.executable, str(ROOT / "examples/photodrop/app.py"), "--listen", address]
     command += ["--incomingd-backend", daemon.backend_url, "--public-incomingd", public_url, "--files", str(folder)]
     with (folder / ".log").open("ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_hear_ctrl_c)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=_hear_ctrl_c,  # noqa: PLW1509 -- it takes no lock
+        )
 
     def answers() -> bool:
         assert process.poll() is None, (folder / ".log").read_text()
