@@ -141,7 +141,7 @@ async def _join(upload: OwnedUpload) -> None:
                     if not _is_complete(upload):
                         break
                     await upload.write(replace(upload.record, joined=True), sync=upload.syncs_completion)
-                await services.volume.drop_bytes(upload.record, file_too=False)
+                await _drop_bytes(upload, file_too=False)
             except VolumeError as error:
                 services.report_join_failure(upload.record, error)
                 await services.clock.sleep(
@@ -156,9 +156,17 @@ async def _join(upload: OwnedUpload) -> None:
             services.events.tell(Told.WHOLE, upload.record)
         elif upload.record.status.gone:
             # Cancelled under the join, which may have left its file behind.
-            await services.volume.drop_bytes(upload.record, file_too=True)
+            await _drop_bytes(upload, file_too=True)
     finally:
         upload.busy -= 1
+
+
+async def _drop_bytes(upload: OwnedUpload, *, file_too: bool) -> None:
+    """Delete bytes that nobody needs any more; what cannot be deleted now is later."""
+    try:
+        await upload.services.volume.drop_bytes(upload.record, file_too=file_too)
+    except VolumeError as error:
+        upload.services.report_drop_failure(upload.record, error)
 
 
 def keeps_file(record: Record) -> bool:
@@ -211,11 +219,8 @@ async def end(
     services.events.tell(Told.ENDED, upload.record)
     if notifications:
         services.events.tell(Told.DUE, upload.record)
-    try:
-        await services.volume.drop_bytes(upload.record, file_too=not keeps_file(upload.record))
-    except VolumeError as error:
-        # The end stands; what is left of the bytes goes with the record.
-        services.report_drop_failure(upload.record, error)
+    # The end stands, whatever becomes of the bytes.
+    await _drop_bytes(upload, file_too=not keeps_file(upload.record))
 
 
 async def cancel(upload: OwnedUpload, *, reason: str, by_client: bool) -> None:

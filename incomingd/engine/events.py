@@ -26,6 +26,8 @@ class Told(Enum):
     """All bytes are in."""
     WHOLE = "whole"
     """Complete, and the file stands under its final name."""
+    LEFT = "left"
+    """Bytes that should be gone could not be deleted."""
     FORGOTTEN = "forgotten"
     """Nothing is left of the upload, not even its record."""
     ENDED = "ended"

@@ -125,17 +125,19 @@ class Keeper:
 
     async def resume(self, record: Record) -> None:
         """Take up what was left undone of an upload found on the volume."""
-        if record.upload_id in self._live:
-            return
+        if record.upload_id not in self._live:
+            await self._resume_callbacks(record)
+        if record.status.final or record.joined:
+            # Deleting may have been cut short.
+            keeps = not record.status.final or ending.keeps_file(record)
+            await self.services.volume.drop_bytes(record, file_too=not keeps)
+
+    async def _resume_callbacks(self, record: Record) -> None:
         if record.status in (Status.COMPLETE, Status.HANDING_OVER) and not record.joined:
             async with self.owning(record.upload_id) as upload:
                 ending.resume(upload, self.services)
         elif record.status in (Status.COMPLETE, Status.HANDING_OVER, Status.AWAITING_APP) or ending.pending(record):
             self.services.events.tell(Told.DUE, record)
-        if record.status.final or record.joined:
-            # Deleting may have been cut short.
-            keeps = not record.status.final or ending.keeps_file(record)
-            await self.services.volume.drop_bytes(record, file_too=not keeps)
 
     async def _owned(self, upload_id: str) -> OwnedUpload:
         while True:

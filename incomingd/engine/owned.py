@@ -19,6 +19,7 @@ from incomingd.core.commands import Resource
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.status import Event, Status
 from incomingd.core.tenure import Claim, ClaimKind, Identity
+from incomingd.engine.events import Events, Told
 from incomingd.engine.health import VolumeHealth
 from incomingd.engine.options import Durability
 from incomingd.engine.turns import Turns
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from incomingd.clock import Clock
     from incomingd.core.content import Content
     from incomingd.core.record import Record
-    from incomingd.engine.events import Events
     from incomingd.engine.options import EngineOptions
     from incomingd.registry.registry import Registry
     from incomingd.storage.volume import Volume
@@ -73,8 +73,9 @@ class Services:
         log.warning(events.UPLOAD_JOIN_FAILED, upload_id=record.upload_id, detail=str(error))
 
     def report_drop_failure(self, record: Record, error: VolumeError) -> None:
-        """Log that bytes nobody needs could not be deleted; they go with the record."""
+        """Log that bytes nobody needs could not be deleted; it is tried again."""
         log.warning(events.UPLOAD_DROP_FAILED, upload_id=record.upload_id, detail=str(error))
+        self.events.tell(Told.LEFT, record)
 
 
 class OwnedUpload:

@@ -39,17 +39,25 @@ class Upkeep:
         self._removed_since_keys = 0
         self._keys_at = 0.0
         self._bell = Bell()
+        self._untidy: set[str] = set()
+        """Groups in which something should have been deleted."""
         self._passed: set[str] = set()
         """Groups that the first pass has been through; what failed in others is tried again."""
         self.first_pass_done = asyncio.Event()
         tell = engine.services.events.subscribe
         for told in (Told.CREATED, Told.CHANGED, Told.ENDED):
             tell(told, self._plan)
+        tell(Told.LEFT, self._plan_tidying)
 
     def _plan(self, record: Record) -> None:
         group = self._engine.services.volume.group_of(record.upload_id)
         due = self._due_at(record)
         self._due[group] = min(self._due.get(group, NEVER), due)
+
+    def _plan_tidying(self, record: Record) -> None:
+        group = self._engine.services.volume.group_of(record.upload_id)
+        self._untidy.add(group)
+        self._due[group] = min(self._due.get(group, NEVER), self._engine.services.clock.now())
 
     def _due_at(self, record: Record) -> float:
         """Return the Unix time at which something is to be done about *record*."""
@@ -115,6 +123,7 @@ class Upkeep:
         group is visited again.
         """
         services = self._engine.services
+        takes_up = first or group in self._untidy
         expired = deleted = 0
         try:
             upload_ids = await services.volume.ids_in(group)
@@ -123,13 +132,14 @@ class Upkeep:
             self._due[group] = min(self._due.get(group, NEVER), services.clock.now())
             return 0, 0
         self._due.pop(group, None)
+        self._untidy.discard(group)
         troubled = False
         for upload_id in upload_ids:
             try:
                 record = await services.volume.read(upload_id)
                 if record is None:
                     continue
-                if first or (record.status.final and ending.pending(record)):
+                if takes_up or (record.status.final and ending.pending(record)):
                     await self._engine.resume(record)
                 if self._due_at(record) > services.clock.now():
                     self._plan(record)
@@ -149,6 +159,8 @@ class Upkeep:
                 troubled = True
         if troubled:
             self._due[group] = min(self._due.get(group, NEVER), services.clock.now())
+            if takes_up:
+                self._untidy.add(group)
         elif first:
             self._passed.add(group)
         return expired, deleted

@@ -113,6 +113,7 @@ def test_a_record_is_written_as_a_person_can_read_it() -> None:
     assert text.endswith("}\n")
 
 
+@settings(max_examples=40)
 @given(records)
 def test_what_is_written_is_read_again(record: Record) -> None:
     assert codec.decode(codec.encode(record)) == record
@@ -167,7 +168,7 @@ def places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int
 FREE = {("terms", "app_data"), ("handover", "client_data")}
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_value_of_another_kind_is_refused_or_keeps_its_kind(data: st.DataObject) -> None:
     """No field ever holds what its type does not allow, so that nothing far away fails of it."""

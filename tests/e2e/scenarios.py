@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,12 @@ class Scenario:
     def __str__(self) -> str:
         return self.name
 
-    def run(self, url: str, file: Path, **task: Any) -> ClientRun:
-        """Start the client for *file* against the ticket at *url*."""
+    def run(self, url: str, file: Path, *, retry_delays_ms: Sequence[int] | None = None) -> ClientRun:
+        """Start the client for *file* against the ticket at *url*; without *retry_delays_ms* it has tus-js's own."""
         if self.client == "tuspy":
-            return tuspy(file, options=self.options, **{self.by: url}, **self.task, **task)
-        return tus_js(file, options={self.by: url} | self.options, **self.task, **task)
+            return tuspy(file, options=self.options, **{self.by: url}, **self.task)
+        patience = {} if retry_delays_ms is None else {"retryDelays": list(retry_delays_ms)}
+        return tus_js(file, options={self.by: url} | self.options | patience, **self.task)
 
 
 CHUNKED = {"chunkSize": 256 * KIB}

@@ -93,6 +93,31 @@ class Client:
 
 
 @dataclasses.dataclass
+class AnewClient(Client):
+    """Begins with another file of the same length, and then begins anew with the right one."""
+
+    former_begun: bool = False
+    former_sent: bool = False
+
+    async def _go_on(self, world: World) -> None:
+        if self.upload_id is None:
+            self.upload_id = await world.ticket(key=self.key)
+        former = self.data[::-1]
+        if not self.former_begun:
+            await world.begin(self.upload_id, len(former), metadata="former")
+            self.former_begun = True
+        if not self.former_sent and not self.begun:
+            offset = (await world.head(self.upload_id)).offset or 0
+            if offset < self.piece_bytes:
+                await world.append(self.upload_id, offset, Feed(former[offset : self.piece_bytes]))
+            self.former_sent = True
+        if not self.begun:
+            await world.begin(self.upload_id, len(self.data), metadata="right")
+            self.begun = True
+        await super()._go_on(world)
+
+
+@dataclasses.dataclass
 class PartsClient(Client):
     """Sends the file in two parts, the second one first, and then has them made one."""
 

@@ -20,7 +20,7 @@ from incomingd.core.status import Status
 from incomingd.engine.options import Durability, EngineOptions
 from incomingd.log import events
 from incomingd.storage.volume import VolumeFullError, VolumeUnavailableError
-from tests.engine.clients import Client, PartsClient, content, passing
+from tests.engine.clients import AnewClient, Client, PartsClient, content, passing
 from tests.engine.logs import Logged
 from tests.engine.world import Trouble, World
 from tests.support.virtual import run, settle
@@ -52,6 +52,7 @@ class Life:
         self.fails_at: int | None = None
         self.failed: str | None = None
         self.cancelled_id: str | None = None
+        self.cancelling = False
         self.cancelled = False
 
     def _trouble(self, name: str) -> Trouble | None:
@@ -100,11 +101,15 @@ class Life:
             await self.world.clock.sleep(1.0)
 
     async def _cancel_one(self) -> None:
-        """Begin another upload and cancel it; it takes what a client takes."""
+        """Begin another upload and cancel it in the middle; it takes what a client takes."""
         while not self.cancelled:
             try:
                 if self.cancelled_id is None:
                     self.cancelled_id = await self.world.ticket(key="cancelled")
+                if not self.cancelling:
+                    await self.world.begin(self.cancelled_id, 20)
+                    await self.world.append(self.cancelled_id, 0, DATA[:10])
+                    self.cancelling = True
                 view = await self.world.engine.cancel(self.cancelled_id, "")
                 self.cancelled = view.record.status is Status.CANCELLED
             except Refusal as refusal:
@@ -234,6 +239,10 @@ def checked_and_deferred() -> Client:
     return Client(DATA, checksums=True, deferred=True)
 
 
+def of_two_minds() -> Client:
+    return AnewClient(DATA)
+
+
 def in_parts() -> Client:
     return PartsClient(DATA)
 
@@ -253,7 +262,7 @@ def hold(befall: Befall, make_client: MakeClient, durability: Durability, *, fir
         assert befallen >= {"create", "read", "claim", "write", "open_segment", "take", "join", "drop_bytes", "look"}
 
 
-@pytest.mark.parametrize("make_client", [plain, checked_and_deferred])
+@pytest.mark.parametrize("make_client", [plain, checked_and_deferred, of_two_minds])
 @pytest.mark.parametrize("befall", [*FAULTS, loses_power_before, loses_power_after])
 def test_whatever_call_is_befallen_the_file_arrives(befall: Befall, make_client: MakeClient, logged: Logged) -> None:
     logged.expect(*EXPECTED)

@@ -361,8 +361,8 @@ async def test_a_complete_upload_does_not_expire(logged: Logged) -> None:
     logged.expect(events.HANDOVER_ATTEMPTED, events.HANDOVER_GIVEN_UP)
     async with running() as world:
         world.app.answer = (503, b"")
-        upload_id = await world.uploaded(b"abc")
-        await world.clock.sleep(31 * DAY_S)
+        upload_id = await world.uploaded(b"abc", expires_in_s=3600.0)
+        await world.clock.sleep(4 * DAY_S)
         assert await world.status(upload_id) is Status.COMPLETE
         assert await world.file(upload_id) == b"abc"
 

@@ -10,8 +10,11 @@ from incomingd.core.errors import Code, Refusal
 from incomingd.core.record import Record
 from incomingd.core.status import Status
 from incomingd.engine.options import Durability, EngineOptions
+from incomingd.log import events
 from incomingd.storage.body import CutReason
-from tests.engine.world import Feed, World, refused, running, sha1
+from incomingd.storage.volume import VolumeFullError, VolumeUnavailableError
+from tests.engine.logs import Logged
+from tests.engine.world import Feed, Trouble, World, refused, running, sha1
 from tests.support.virtual import settle, virtual
 
 DATA = bytes(range(200))
@@ -341,3 +344,24 @@ async def test_each_run_begins_a_tenure_of_its_own() -> None:
         # The lock shows that the former run is gone: its segment goes on.
         assert second.content.growing == first.content.growing
         assert await world.registry.owner_of(upload_id) == (second.owner, 2)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_bytes_whose_sync_failed_do_not_count(full: bool, logged: Logged) -> None:
+    """The kernel tells of a failed write-back once, and forgets it: a later sync that goes well proves nothing."""
+    logged.expect(events.VOLUME_FAILED)
+
+    @virtual
+    async def fail() -> None:
+        async with running() as world:
+            upload_id = await part_way(world)
+            error = VolumeFullError if full else VolumeUnavailableError
+            world.disk.trouble = lambda name: Trouble(error) if name == "sync" else None
+            with refused(Code.STORAGE_FULL if full else Code.STORAGE_UNAVAILABLE):
+                await world.append(upload_id, 60, DATA[60:100])
+            world.disk.trouble = None
+            assert world.segments(upload_id) == {"bytes.1": 60}
+            assert (await world.head(upload_id)).offset == 60
+            await goes_on(world, upload_id)
+
+    fail()

@@ -7,14 +7,16 @@ from collections import Counter
 
 import pytest
 
+from incomingd.core import ids
 from incomingd.core.errors import Code
 from incomingd.core.status import Status
 from incomingd.engine.engine import Engine
 from incomingd.engine.options import EngineOptions
 from incomingd.engine.owned import OwnedUpload
 from incomingd.log import events
+from incomingd.storage.memory_parts import Directory, File
 from tests.engine.logs import Logged
-from tests.engine.world import DAY_S, CallCounter, Trouble, World, refused, running
+from tests.engine.world import DAY_S, VOLUME_ID, CallCounter, Trouble, World, refused, running
 from tests.support.virtual import settle, virtual
 
 
@@ -254,15 +256,28 @@ def footprint(world: World) -> Counter[str]:
     return counts
 
 
+def fill_up(world: World, like: str, count: int) -> None:
+    """Put so many uploads on the disk as a former run would have left them."""
+    data = bytes(world.disk.uploads.names[like].names["record.json"].data)
+    for number in range(1, count):
+        upload_id = ids.upload_id(number, VOLUME_ID)
+        file, folder = File(data.replace(like.encode(), upload_id.encode())), Directory[File]()
+        file.synced = len(file.data)
+        folder.put("record.json", file)
+        folder.sync()
+        world.disk.uploads.put(upload_id, folder)
+        world.disk.enter(upload_id)
+    world.disk.uploads.sync()
+
+
 @virtual
 async def test_uploads_at_rest_cost_no_memory() -> None:
     """20,000 uploads on the volume: nothing is held for any of them, but one number for each group."""
     async with running(upkeep=False) as world:
         empty = footprint(world)
-        for number in range(20_000):
-            await world.ticket(expires_in_s=DAY_S if number < 1000 else 20 * DAY_S)
-        some = list(world.disk.uploads.names)[:300]
-        for upload_id in some:
+        some = [await world.ticket(expires_in_s=DAY_S) for _ in range(500)]
+        fill_up(world, await world.ticket(expires_in_s=20 * DAY_S), 20_000)
+        for upload_id in some[:300]:
             await world.begin(upload_id, 10)
             await world.append(upload_id, 0, b"abc")
         for upload_id in some[:100]:
@@ -284,7 +299,7 @@ async def test_uploads_at_rest_cost_no_memory() -> None:
         del expired["Upkeep._due"]
         assert {name: count for name, count in expired.items() if count > empty[name]} == {}
         statuses = Counter([await world.status(upload_id) for upload_id in some])
-        assert statuses == {Status.FINISHED: 100, Status.EXPIRED: 200}
+        assert statuses == {Status.FINISHED: 100, Status.EXPIRED: 400}
 
 
 @virtual

@@ -224,7 +224,8 @@ NAMES = [
 @pytest.mark.parametrize("said, kept", NAMES, ids=[repr(said[:20]) for said, _ in NAMES])
 def test_the_client_s_name_of_the_file_is_cleaned(make_service: MakeService, said: str, kept: str | None) -> None:
     """M4.6: decoded values are hostile; they are shown, and name nothing on this side."""
-    service = make_service({"limits": {"metadata_bytes": 60_000, "header_bytes": 65_536}})
+    limits = {"metadata_bytes": 60_000, "header_bytes": 65_536}
+    service = make_service({"limits": limits, "durability": "none"})
     path = service.ticket()
     answer = service.create(path, 1, filename=said, relativePath=f"{said}/{said}")
     assert answer.status == 201

@@ -147,11 +147,11 @@ def test_the_status_of_an_ended_upload_is_not_held(service: Service) -> None:
     assert ask(service, f"{path}/status?wait_s=25").json()["status"] == "finished"
 
 
-@pytest.mark.parametrize("wait_s", ["-1", "26", "x", "", "nan", "inf", "1e9", "0x1", "1;2"])
-def test_a_wait_that_is_none(service: Service, wait_s: str) -> None:
-    answer = ask(service, f"{service.ticket()}/status?wait_s={wait_s}")
-    assert answer.status == 400
-    assert check_problem(answer).value == "field_invalid"
+def test_a_wait_that_is_none(service: Service) -> None:
+    path = service.ticket()
+    for wait_s in ("-1", "26", "x", "", "nan", "inf", "1e9", "0x1", "1;2"):
+        answer = ask(service, f"{path}/status?wait_s={wait_s}")
+        assert (answer.status, check_problem(answer).value) == (400, "field_invalid"), wait_s
 
 
 @pytest.mark.parametrize("upload", ["0" * 55, "..", "%2e%2e", "x", "%00", "0" * 55 + "%2f"])
@@ -216,12 +216,10 @@ def test_health(service: Service) -> None:
     assert (answer.status, answer.body) == (503, b"")
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/", "/incoming", "/incoming/1.0/backend/uploads", "/incoming/1.0/admin/status", "/metrics", "/favicon.ico", "*"],
-)
-@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PROPFIND"])
-def test_a_path_of_another_listener_does_not_exist(service: Service, method: str, path: str) -> None:
-    answer = ask(service, path, {"Content-Length": "0"}, method)
-    assert answer.status in (404, 405)
-    check_problem(answer)
+def test_a_path_of_another_listener_does_not_exist(service: Service) -> None:
+    here = ("/", "/incoming", "/incoming/1.0/backend/uploads", "/incoming/1.0/admin/status", "/metrics", "/favicon.ico", "*")
+    for path in here:
+        for method in ("GET", "POST", "OPTIONS", "PROPFIND"):
+            answer = ask(service, path, {"Content-Length": "0"}, method)
+            assert answer.status in (404, 405), (method, path)
+            check_problem(answer)

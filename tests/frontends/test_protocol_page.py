@@ -6,8 +6,6 @@ import json
 import re
 from typing import Final
 
-import pytest
-
 from incomingd.core.digests import ALGORITHMS
 from incomingd.core.errors import Code
 from incomingd.core.status import Status
@@ -103,8 +101,10 @@ def test_the_example_is_what_happens(service: Service) -> None:
         assert wire.request("GET", f"{path}/status").json() == json.loads(block("status"))
 
 
-@pytest.mark.parametrize("key", sorted(set(re.findall(r"`((?:public|limits|tus)\.\w+|hold_s)`", PAGE))))
-def test_every_key_exists(service: Service, key: str) -> None:
-    value: object = service.settings
-    for name in key.split("."):
-        value = getattr(value, name)
+def test_every_key_exists(service: Service) -> None:
+    keys = set(re.findall(r"`((?:public|limits|tus)\.\w+|hold_s)`", PAGE))
+    assert len(keys) > 5
+    for key in keys:
+        value: object = service.settings
+        for name in key.split("."):
+            value = getattr(value, name)

@@ -31,24 +31,29 @@ const upload = new tus.Upload(sources[task.source ?? 'file'](), {
   onUploadUrlAvailable: () => tell('url', { url: upload.url }),
   onProgress: (bytes) => {
     tell('progress', { bytes })
-    if (ended) return
-    if (pauses.length > 0 && bytes >= pauses[0]) {
-      pauses.shift()
-      pause()
-    } else if (task.stopAtBytes !== undefined && bytes >= task.stopAtBytes) {
-      ended = true
-      upload.abort().then(() => {
-        tell('stopped', { url: upload.url })
-        process.exit(0)
-      }, fail)
-    } else if (task.abortAtBytes !== undefined && bytes >= task.abortAtBytes) {
-      ended = true
-      upload.abort(true).then(() => tell('terminated', { url: upload.url }), fail)
-    }
+    // Somebody who presses a button does so between the client's own steps, never within one.
+    setImmediate(decide, bytes)
   },
   onSuccess: () => tell('success', { url: upload.url }),
   onError: fail,
 })
+
+function decide(bytes) {
+  if (ended) return
+  if (pauses.length > 0 && bytes >= pauses[0]) {
+    pauses.shift()
+    pause()
+  } else if (task.stopAtBytes !== undefined && bytes >= task.stopAtBytes) {
+    ended = true
+    upload.abort().then(() => {
+      tell('stopped', { url: upload.url })
+      process.exit(0)
+    }, fail)
+  } else if (task.abortAtBytes !== undefined && bytes >= task.abortAtBytes) {
+    ended = true
+    upload.abort(true).then(() => tell('terminated', { url: upload.url }), fail)
+  }
+}
 
 function pause() {
   upload.abort().then(() => {
