@@ -29,8 +29,8 @@ from tests.support.stock import ClientRun, tus_js
 
 SIZE_BYTES = 4 * MIB + 12_345
 
-# By itself, tus-js-client gives up after four failures without an acknowledged offset in between. A daemon that is killed
-# twice right after its start, on a machine that is busy with this test, needs more; a page sets what it wants to bear.
+# By itself, tus-js-client gives up after four failures without an acknowledged offset in between. A daemon that is
+# killed twice right after its start, on a machine that is busy with this test, needs more; pages set what they bear.
 RETRY_DELAYS_MS = (0, 500, 1000, 1000, 2000, 2000, 3000, 3000, 5000, 5000)
 
 # What a client has sent for sure more than heads of requests.
