@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Generator, Iterator
 
@@ -52,8 +53,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _structlog_as_found() -> Iterator[None]:
-    """Give every test structlog's own defaults, whatever the one before it configured."""
+    """Give every test the loggers as a process begins with them, whatever the one before it configured."""
+    loggers = [logging.getLogger(name) for name in (None, "tornado.general")]
+    levels = [logger.level for logger in loggers]
     yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
     structlog.contextvars.clear_contextvars()
     if structlog.is_configured():
         structlog.reset_defaults()

@@ -107,7 +107,7 @@ async def _run(loaded: config.Loaded, arguments: Sequence[str]) -> int:
     daemon.reload = reloader.reload
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask_to_stop, number.name)
-    loop.add_signal_handler(signal.SIGHUP, reloader.reload_logged)
+    loop.add_signal_handler(signal.SIGHUP, reloader.reload_at_signal)
     await daemon.start()
     await daemon.stop(await stop)
     return 0

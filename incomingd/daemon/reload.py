@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 from typing import TYPE_CHECKING
@@ -33,11 +34,34 @@ class Reloader:
         self._arguments = arguments
 
     def reload(self) -> config.Changes:
-        """Read the configuration and apply what can change while running.
+        """Read the configuration and apply what can change while running; what came of it stands in the log.
 
         Raises:
             config.ConfigError: it has mistakes; nothing was changed.
         """
+        try:
+            found = self._replace()
+        except config.ConfigError as error:
+            log.error(
+                events.CONFIG_RELOAD_REFUSED,
+                problems=[str(problem) for problem in error.problems],
+                config_file=str(self._loaded.config_file or ""),
+            )
+            raise
+        (log.warning if found.needs_restart else log.info)(
+            events.CONFIG_RELOADED,
+            applied=[str(change) for change in found.applied],
+            needs_restart=[str(change) for change in found.needs_restart],
+            config_file=str(self._loaded.config_file or ""),
+        )
+        return found
+
+    def reload_at_signal(self) -> None:
+        """The same, for whoever hears of it from the log alone."""
+        with contextlib.suppress(config.ConfigError):
+            self.reload()
+
+    def _replace(self) -> config.Changes:
         loaded = config.load(self._arguments, os.environ)
         before = self._in_force
         found = config.changes(before, loaded.settings)
@@ -52,21 +76,3 @@ class Reloader:
         self._in_force = settings
         log_warnings(loaded)
         return found
-
-    def reload_logged(self) -> None:
-        """The same, for the signal: what came of it stands in the log."""
-        try:
-            found = self.reload()
-        except config.ConfigError as error:
-            log.error(
-                events.CONFIG_RELOAD_REFUSED,
-                problems=[str(problem) for problem in error.problems],
-                config_file=str(self._loaded.config_file or ""),
-            )
-            return
-        (log.warning if found.needs_restart else log.info)(
-            events.CONFIG_RELOADED,
-            applied=[str(change) for change in found.applied],
-            needs_restart=[str(change) for change in found.needs_restart],
-            config_file=str(self._loaded.config_file or ""),
-        )

@@ -157,13 +157,17 @@ class Upkeep:
             except VolumeError as error:
                 services.health.failed(error)
                 troubled = True
-        if troubled:
-            self._due[group] = min(self._due.get(group, NEVER), services.clock.now())
-            if takes_up:
-                self._untidy.add(group)
-        elif first:
-            self._passed.add(group)
+        self._visited(group, troubled=troubled, took_up=takes_up)
         return expired, deleted
+
+    def _visited(self, group: str, *, troubled: bool, took_up: bool) -> None:
+        """Note when the group is due again; what could not be taken up now is taken up then."""
+        if troubled:
+            self._due[group] = min(self._due.get(group, NEVER), self._engine.services.clock.now())
+            if took_up:
+                self._untidy.add(group)
+        elif not self.first_pass_done.is_set():
+            self._passed.add(group)
 
     async def _forget_keys(self) -> None:
         """Forget idempotency keys of uploads whose records are gone."""

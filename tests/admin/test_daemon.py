@@ -49,7 +49,7 @@ def test_a_reload_changes_who_may_call_and_where_callbacks_may_go(make_daemon: M
         file.write_text(f"backend: {{tokens: [{token}]}}\nhandover: {{allowed_hosts: [{host}]}}\n")
 
     configure("first-token", "a.example")
-    daemon = make_daemon({"config": file})
+    daemon = make_daemon({"config": file}, allowed=["config.reload_refused"])
     address = daemon.backend_url.removeprefix("http://")
 
     def ticket(token: str, host: str) -> int:
@@ -70,6 +70,8 @@ def test_a_reload_changes_who_may_call_and_where_callbacks_may_go(make_daemon: M
     assert done.returncode == 1
     assert "did you mean: hold_s" in done.stderr
     assert (ticket("second-token", "b.example"), ticket("third-token", "b.example")) == (201, 403)
+    logged = [event["event"] for event in daemon.log_events() if event["event"].startswith("config.reload")]
+    assert logged == ["config.reloaded", "config.reload_refused"]
 
 
 def test_a_real_upload_is_counted(make_daemon: MakeDaemon, app: App) -> None:

@@ -47,4 +47,4 @@ def logged() -> Iterator[Logged]:
         for entry in logged.entries
         if entry["log_level"] in ("warning", "error") and entry["event"] not in logged.expected
     ]
-    assert not loud
+    assert not loud, loud

@@ -181,7 +181,7 @@ async def test_a_volume_that_cannot_be_listed_at_the_start_is_listed_later(logge
 @pytest.mark.parametrize("after", ["cancel", "expire", "done"])
 def test_deleting_that_was_cut_short_is_made_up_for(after: str, logged: Logged) -> None:
     """The end stands in the record; the process died before the bytes went. They go at the next start."""
-    logged.expect(events.UPLOAD_DROP_FAILED, events.UPLOAD_JOIN_FAILED)
+    logged.expect(events.UPLOAD_DROP_FAILED, events.UPLOAD_JOIN_FAILED, events.VOLUME_FAILED)
 
     @virtual
     async def end() -> None:

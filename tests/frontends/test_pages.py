@@ -217,7 +217,15 @@ def test_health(service: Service) -> None:
 
 
 def test_a_path_of_another_listener_does_not_exist(service: Service) -> None:
-    here = ("/", "/incoming", "/incoming/1.0/backend/uploads", "/incoming/1.0/admin/status", "/metrics", "/favicon.ico", "*")
+    here = (
+        "/",
+        "/incoming",
+        "/incoming/1.0/backend/uploads",
+        "/incoming/1.0/admin/status",
+        "/metrics",
+        "/favicon.ico",
+        "*",
+    )
     for path in here:
         for method in ("GET", "POST", "OPTIONS", "PROPFIND"):
             answer = ask(service, path, {"Content-Length": "0"}, method)
