@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import socket
@@ -22,20 +23,32 @@ BIN = Path(sys.executable).parent
 """Where the environment's commands are."""
 
 
+_system_random = random.SystemRandom()
+
+# Ports that this process has given away: two servers of one test must not get the same one before they listen.
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on.
+    """Return a TCP port of 127.0.0.1 that nobody listens on, and that this process was not given before.
 
     It lies below the range from which the kernel takes ports for outgoing connections, so that a server that was
-    killed finds it free again.
+    killed finds it free again. Tests that run side by side take from ranges of their own; the choice does not follow
+    the seed of the tests, which is the same for all of them.
     """
+    side_by_side = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     for _ in range(1000):
-        port = random.randrange(10_000, 32_000)
+        port = _system_random.randrange(10_000 + own, 32_000, side_by_side)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.add(port)
             return port
     message = "no free port found"
     raise AssertionError(message)
