@@ -124,8 +124,9 @@ def test_a_frozen_link_lets_nothing_pass_until_it_thaws(echo: tuple[str, int]) -
 
 
 def test_a_link_to_nobody_ends_the_connection() -> None:
-    with Link(("127.0.0.1", free_port())) as link, Wire(link.address) as wire:
-        with pytest.raises((ConnectionEnded, ConnectionResetError, BrokenPipeError)):
+    with Link(("127.0.0.1", free_port())) as link:
+        # It may end before the first byte of the request is written.
+        with pytest.raises((ConnectionEnded, ConnectionError)), Wire(link.address) as wire:
             wire.request("HEAD", "/")
         assert link.count("HEAD") == 0
 
