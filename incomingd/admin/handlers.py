@@ -9,7 +9,6 @@ from incomingd.admin.api import AdminHandler
 from incomingd.config import ConfigError
 from incomingd.core.errors import Code, Refusal
 from incomingd.engine import listing
-from incomingd.engine.state import Phase
 from incomingd.web.access import upload_id_of
 from incomingd.wire import backend as wire
 from incomingd.wire.listing import parse_query
@@ -27,7 +26,7 @@ class HealthHandler(AdminHandler):
 
     def get(self) -> None:
         """Answer the state."""
-        ready = self.api.engine.state.phase is Phase.READY
+        ready = self.api.engine.state.serving
         self.answer({"state": self.api.state}, status=200 if ready else 503)
 
     head = get

@@ -24,6 +24,8 @@ class Range:
     stop: int | None
     """None: it still grows."""
     skip: int = 0
+    contested: bool = False
+    """Taken by force: its former writer may live and write behind the end. Such a segment is copied, never renamed."""
 
     def __post_init__(self) -> None:
         assert self.start >= 0, self

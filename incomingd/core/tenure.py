@@ -42,6 +42,8 @@ class Claim:
     volume_id: str
     """Where this tenure writes."""
     kind: ClaimKind
+    question: str = ""
+    """Of a claim that gives the upload to an instance on another volume: the random id of the question it answers."""
 
     def __post_init__(self) -> None:
         assert self.epoch >= 1, self.epoch

@@ -12,7 +12,6 @@ from tornado import web
 
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.ids import is_upload_id
-from incomingd.engine.state import Phase
 from incomingd.frontends import cors
 from incomingd.web.handler import JsonHandler, UnknownPathHandler, log_nothing
 from incomingd.wire.upload import status_document
@@ -145,7 +144,7 @@ class HealthHandler(JsonHandler):
 
     def get(self) -> None:
         """Answer."""
-        self.set_status(200 if self._engine.state.phase is Phase.READY else 503)
+        self.set_status(200 if self._engine.state.serving else 503)
 
     head = get
 

@@ -46,7 +46,7 @@ def give_up(api: ApiService, upload_id: str) -> None:
 
 def test_health_follows_the_state(api: ApiService) -> None:
     for phase, status in ((Phase.STARTING, 503), (Phase.READY, 200), (Phase.STOPPING, 503)):
-        api.engine.state.phase = phase
+        api.engine.state._phase = phase
         answer = api.admin_call("GET", "/health")
         assert (answer.status_code, answer.json()) == (status, {"state": phase.value})
         assert api.admin_call("HEAD", "/health").status_code == status

@@ -1,0 +1,145 @@
+"""What instances say to each other, as values; how it is spelled stands in :mod:`incomingd.wire.peer`.
+
+Every message may be late, lost or repeated. So each names the tenure or the
+question that it is about, and one that names another is ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from incomingd.core.record import Record
+    from incomingd.core.tenure import Claim, Identity
+
+FORMAT: Final = 1
+"""Of the messages; see ``core/ring.py``, :func:`incomingd.core.ring.format_spoken`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """A client came to `by`: the owner is asked to park the upload."""
+
+    upload_id: str
+    epoch: int
+    """Of the tenure that is recalled; any other is not touched."""
+    by: Identity
+
+
+class Recalled(Enum):
+    """What became of a recall."""
+
+    PARKED = "parked"
+    """The record says so; whoever claims next has it."""
+    NOT_OWNER = "not_owner"
+    """This run lives, and that tenure is not its own or is over: look at the volume again."""
+    NOT_OPEN = "not_open"
+    """The upload takes no bytes any more: it stays, acts on it are sent to its owner."""
+
+
+class ActName(Enum):
+    """What may be done to an upload at its owner, for a request that arrived elsewhere."""
+
+    VIEW = "view"
+    CHANGE = "change"
+    CANCEL = "cancel"
+    CONFIRM = "confirm"
+    REDELIVER = "redeliver"
+    TERMINATE = "terminate"
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """A request of a web app, an operator or a client, sent on to the owner."""
+
+    upload_id: str
+    name: ActName
+    arguments: dict[str, object] = field(default_factory=dict)
+    """JSON values, as the act's own parameters are called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """How the upload stands after an act."""
+
+    record: Record
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """May I have the upload? Asked of who holds it on a volume that the asker does not reach."""
+
+    upload_id: str
+    question: str
+    """Random; in the asker's memory, and in the claim that answers it."""
+    by: Identity
+    volume_id: str
+    """Where the asker would write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Yes: the claim is made in the asker's name; the upload is its own once it has written the record."""
+
+    claim: Claim
+    record: Record
+    """As the giver left it, with the whole map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """No: somebody else has it."""
+
+    owner: Identity
+    epoch: int
+    volume_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """No: this volume, where the id says it was born, knows no such upload."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotNow:
+    """No, not now: a disk that does not answer, a tenure that cannot be taken over yet."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Voided:
+    """The asker cannot take what was given and has written no record: the giver may have it back."""
+
+    upload_id: str
+    question: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The taker's record stands: the giver need not wait for it any more."""
+
+    upload_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The owner has copies of these segments, durable and in its map: they may be deleted."""
+
+    upload_id: str
+    segments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BytesWanted:
+    """Bytes ``[start, stop)`` of a segment that lies with the one asked."""
+
+    upload_id: str
+    segment: str
+    start: int
+    stop: int
