@@ -6,6 +6,7 @@ from incomingd.config.effective import render_effective
 from incomingd.config.errors import ConfigError, Problem
 from incomingd.config.listeners import Tls
 from incomingd.config.loading import DEFAULT_FILE, Loaded, load
+from incomingd.config.redis_url import RegistryUrl
 from incomingd.config.settings import Settings
 from incomingd.config.values import (
     Address,
@@ -32,6 +33,7 @@ __all__ = [
     "Network",
     "Origins",
     "Problem",
+    "RegistryUrl",
     "Settings",
     "TcpAddress",
     "Tls",

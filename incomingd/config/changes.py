@@ -64,4 +64,7 @@ def _can_change(key: Key, old: Settings, new: Settings) -> bool:
     if group.endswith(".tls") and leaf in {"cert", "key"}:
         # A listener gets another certificate while it runs, but does not turn from HTTP to HTTPS or back.
         return value_of(old, key.name) is not None and value_of(new, key.name) is not None
+    if key.name in {"peer.keys", "peer.keys_file"}:
+        # Nor does the listener of other instances come or go.
+        return bool(old.peer.keys and new.peer.keys)
     return key.reloadable

@@ -6,7 +6,7 @@ from typing import Final
 import incomingd
 from incomingd.config.keys import keys
 from incomingd.config.loading import Loaded
-from incomingd.config.text import dump
+from incomingd.config.text import dump, hides
 
 _COMMENT_COLUMN: Final = 44
 
@@ -33,6 +33,6 @@ def _lines(loaded: Loaded) -> Iterator[str]:
             if tuple(around[: depth + 1]) != groups[: depth + 1]:
                 yield f"{'  ' * depth}{group}:"
         groups = tuple(around)
-        hidden = key.secret and texts[key.name] != "none"
+        hidden = hides(loaded.settings, key)
         line = f"{'  ' * len(around)}{'# ' if hidden else ''}{leaf}: {texts[key.name]}"
         yield f"{line:<{_COMMENT_COLUMN}}  # {loaded.origin_of(key.name)}"

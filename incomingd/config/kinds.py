@@ -6,10 +6,12 @@ from typing import Annotated, Final
 
 from pydantic import BeforeValidator, PlainSerializer, SecretStr, WithJsonSchema
 
+from incomingd.config.redis_url import RegistryUrl, parse_registry_url
 from incomingd.config.values import (
     Address,
     Hosts,
     Origins,
+    TcpAddress,
     TrustedProxies,
     format_size,
     none_word,
@@ -22,8 +24,9 @@ from incomingd.config.values import (
     parse_optional,
     parse_origins,
     parse_path,
-    parse_registry_url,
+    parse_peer_keys,
     parse_size,
+    parse_tcp_address,
     parse_tokens,
     parse_trusted_proxies,
 )
@@ -122,8 +125,19 @@ BaseUrl = Annotated[
     WithJsonSchema({"type": "string", "pattern": "^https?://"}),
     Expects("a URL such as https://upload.example.org", "URL"),
 ]
-RegistryUrl = Annotated[
-    str, BeforeValidator(parse_registry_url), WithJsonSchema({"const": "memory:"}), Expects("memory:", "URL")
+OptionalTcpAddress = Annotated[
+    TcpAddress | None,
+    BeforeValidator(lambda value: parse_optional(value, parse_tcp_address)),
+    PlainSerializer(lambda value: None if value is None else str(value)),
+    WithJsonSchema({"type": ["string", "null"]}),
+    Expects("host:port or [v6 address]:port; or none", "ADDRESS"),
+]
+RegistryUrlValue = Annotated[
+    RegistryUrl,
+    BeforeValidator(parse_registry_url),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "pattern": r"^(memory:$|rediss?(\+sentinel)?://)"}),
+    Expects("memory:, or a URL that begins with redis://, rediss://, redis+sentinel:// or rediss+sentinel://", "URL"),
 ]
 OriginList = Annotated[
     Origins,
@@ -154,4 +168,10 @@ TokenList = Annotated[
     BeforeValidator(parse_tokens),
     WithJsonSchema(_list_schema("none")),
     Expects("a list of tokens of up to 512 letters, digits and - . _ ~ + / =", "LIST"),
+]
+KeyList = Annotated[
+    tuple[SecretStr, ...],
+    BeforeValidator(parse_peer_keys),
+    WithJsonSchema(_list_schema("none")),
+    Expects("a list of keys, each of 16 to 512 letters, digits and - . _ ~ + / =", "LIST"),
 ]

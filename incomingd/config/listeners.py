@@ -1,4 +1,4 @@
-"""The settings of the listeners: public, backend, admin."""
+"""The settings of the listeners: public, backend, admin, peer."""
 
 import re
 import socket
@@ -8,7 +8,9 @@ from incomingd.config.declaring import Group, setting
 from incomingd.config.kinds import (
     AddressValue,
     BaseUrl,
+    KeyList,
     OptionalPath,
+    OptionalTcpAddress,
     OptionalUrl,
     OriginList,
     ProxyList,
@@ -141,3 +143,73 @@ class Admin(Group):
         reload=False,
     )
     tls: Tls = Tls()
+
+
+class PeerTls(Tls):
+    """Certificate and key for other instances, and who may have signed theirs."""
+
+    ca: OptionalPath = setting(
+        default=None,
+        default_text="whom this machine trusts",
+        what="PEM file with the certificates that sign those of the instances.",
+        why="Set it where the fleet's certificates come from an authority of your own.",
+        reload=True,
+    )
+
+
+def _advertised(peer: dict[str, Any]) -> TcpAddress | None:
+    address = peer.get("address")
+    if not isinstance(address, TcpAddress):
+        return None
+    return TcpAddress(host_name(), address.port) if address.is_wildcard else address
+
+
+class Peer(Group):
+    """The listener for the other instances of the fleet."""
+
+    address: OptionalTcpAddress = setting(
+        default=None,
+        what="Where other instances connect. Needs peer.keys.",
+        why="A fleet needs it: uploads move between instances over it. It is not for the world.",
+        reload=False,
+    )
+    advertised_address: OptionalTcpAddress = setting(
+        default_from=_advertised,
+        default_text="peer.address; this host's name with its port where that is a wildcard",
+        what="The address of that listener as other instances are told.",
+        why="Set it where they reach this instance under another name or port, as with containers.",
+        reload=False,
+    )
+    keys: KeyList = setting(
+        default=(),
+        what="The keys by which the instances of a fleet know each other. The first one signs, all are accepted.",
+        why="A fleet needs one, the same everywhere. To change it: append the new one everywhere, then put it first"
+        " everywhere, then remove the old one.",
+        reload=True,
+        secret=True,
+    )
+    keys_file: OptionalPath = setting(
+        default=None,
+        what="File with the keys, one a line; used instead of peer.keys.",
+        why="Keeps secrets out of this file, of the environment and of the list of processes.",
+        reload=True,
+    )
+    allow_plaintext: Switch = setting(
+        default=False,
+        what="Whether instances may talk to each other without TLS over a network.",
+        why="Only where nobody can listen in: what instances say is signed all the same, but not hidden.",
+        reload=True,
+    )
+    tls: PeerTls = PeerTls()
+
+    @property
+    def listens(self) -> bool:
+        """Whether there is a peer listener."""
+        return self.address is not None and bool(self.keys)
+
+    @property
+    def url(self) -> str:
+        """What other instances are told of where this one is: scheme, host and port; empty without a peer listener."""
+        if not self.listens:
+            return ""
+        return f"{'https' if self.tls.enabled else 'http'}://{self.advertised_address or self.address}"

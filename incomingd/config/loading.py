@@ -158,7 +158,12 @@ def _validate(values: Mapping[str, Raw], problems: list[Problem]) -> tuple[Setti
         try:
             return Settings.model_validate(_nested(left)), frozenset(wrong)
         except ValidationError as error:
-            bad = {_key_at(details["loc"]): details for details in reversed(error.errors(include_url=False))}
+            # A default that would be made from a wrong value is no mistake of its own.
+            bad = {
+                _key_at(details["loc"]): details
+                for details in reversed(error.errors(include_url=False))
+                if details["type"] != "default_factory_not_called"
+            }
             problems += (_problem(keys()[name], bad[name], values.get(name)) for name in keys() if name in bad)
             wrong.update(bad)
             # What is bad and was never set is the base URL that a Unix socket does not give: another stands in for it.
@@ -208,13 +213,15 @@ def _checks(settings: Settings, values: Mapping[str, Raw], wrong: frozenset[str]
         if not wrong.intersection(about):
             blamed = next((name for name in about if name in values), about[0])
             yield Problem("conflict", values[blamed].source if blamed in values else "default", blamed, message)
-    for name in ("public", "backend", "admin"):
+    for name in ("public", "backend", "admin", "peer"):
         tls: Tls = getattr(settings, name).tls
         cert, key = f"{name}.tls.cert", f"{name}.tls.key"
         if tls.cert and tls.key and cert in values and key in values:
             problem = _tls_problem(tls.cert, tls.key)
             if problem:
                 yield Problem("bad_file", values[cert].source, cert, f"the certificate of {name} is wrong: {problem}")
+    if settings.peer.tls.ca is not None and (problem := _ca_problem(settings.peer.tls.ca)):
+        yield Problem("bad_file", values["peer.tls.ca"].source, "peer.tls.ca", f"peer.tls.ca is wrong: {problem}")
     if settings.files.group is not None:
         try:
             grp.getgrnam(settings.files.group)
@@ -226,6 +233,16 @@ def _checks(settings: Settings, values: Mapping[str, Raw], wrong: frozenset[str]
                 "files.group",
                 f"files.group is wrong: there is no group {settings.files.group!r} on this machine",
             )
+
+
+def _ca_problem(path: Path) -> str:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        return f"{path} holds no certificate in PEM"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    return ""
 
 
 def _tls_problem(cert: Path, key: Path) -> str:

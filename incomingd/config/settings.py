@@ -19,15 +19,16 @@ from incomingd.config.kinds import (
     OptionalName,
     OptionalSize,
     PathValue,
-    RegistryUrl,
+    RegistryUrlValue,
     Seconds,
     Size,
     Switch,
 )
-from incomingd.config.listeners import Admin, Backend, Public, Tls, host_name
+from incomingd.config.listeners import Admin, Backend, Peer, Public, Tls, host_name
+from incomingd.config.redis_url import MEMORY
 from incomingd.config.values import Address, Hosts, TcpAddress, parse_address
 
-__all__ = ["Admin", "Backend", "Public", "Settings", "Tls"]
+__all__ = ["Admin", "Backend", "Peer", "Public", "Settings", "Tls"]
 
 Durability = Literal["none", "completion", "acknowledgement"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -138,10 +139,24 @@ class Records(Group):
 class Registry(Group):
     """Who is alive and who has which upload."""
 
-    url: RegistryUrl = setting(
-        default="memory:",
-        what="Where the registry is. This version has the one in memory, for a single instance.",
-        why="Nothing to choose from yet.",
+    url: RegistryUrlValue = setting(
+        default=MEMORY,
+        what="Where the registry is: `memory:` for a single instance, a Redis (or the Sentinels that know where it is)"
+        " for a fleet. `redis://user:password@host:6379/0`, `rediss://` with TLS,"
+        " `redis+sentinel://user:password@one:26379,two:26379/primary/0`. After `?` stand options: `prefix` of all"
+        " keys, `ca_file`, `cert_file`, `key_file`, `sentinel_user`, `sentinel_password`.",
+        why="All instances that share it are one fleet: each of them takes any upload. Needs peer.address and"
+        " peer.keys.",
+        reload=False,
+    )
+    lease_s: Seconds = setting(
+        default=5,
+        ge=1,
+        le=MINUTE_S,
+        unit="s",
+        what="How long an instance counts as alive after its last sign of life. The same for the whole fleet.",
+        why="Longer where instances or Redis stall for seconds; shorter to have the uploads of an instance that died"
+        " go on sooner.",
         reload=False,
     )
 
@@ -373,6 +388,7 @@ class Settings(Group):
     public: Public = Public()
     backend: Backend = Backend()
     admin: Admin = Admin()
+    peer: Peer = Peer()
     files: Files = Files()
     handover: Handover = Handover()
     records: Records = Records()

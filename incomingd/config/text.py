@@ -1,15 +1,14 @@
 """Settings as text: what a person reads and what the YAML file can hold."""
 
-from typing import Any, Final
+from typing import Any
 
 import yaml
 from pydantic_core import to_jsonable_python
 
 from incomingd.config.declaring import DAY_S, HOUR_S, MINUTE_S
-from incomingd.config.keys import Key, keys
+from incomingd.config.keys import Key, keys, value_of
+from incomingd.config.redis_url import MASK, RegistryUrl
 from incomingd.config.settings import Settings
-
-MASK: Final = "***"
 
 
 def dump(settings: Settings) -> dict[str, str]:
@@ -18,6 +17,12 @@ def dump(settings: Settings) -> dict[str, str]:
     return {
         key.name: _secret(_leaf(tree, key)) if key.secret else yaml_text(_leaf(tree, key)) for key in keys().values()
     }
+
+
+def hides(settings: Settings, key: Key) -> bool:
+    """Whether the key's text, as :func:`dump` gives it, lacks a secret that its value has."""
+    value = value_of(settings, key.name)
+    return bool(value.secrets) if isinstance(value, RegistryUrl) else key.secret and bool(value)
 
 
 def yaml_text(value: object) -> str:

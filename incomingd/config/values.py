@@ -85,6 +85,15 @@ class UnixAddress:
 Address = TcpAddress | UnixAddress
 
 
+def parse_tcp_address(value: object) -> TcpAddress:
+    """Read `host:port` or `[v6]:port`. Raises ValueError with a sentence for people."""
+    address = parse_address(value)
+    if isinstance(address, UnixAddress):
+        msg = "a Unix socket cannot be reached from another machine"
+        raise ValueError(msg)  # noqa: TRY004 - pydantic turns a ValueError into its report, a TypeError it lets through
+    return address
+
+
 def parse_address(value: object) -> Address:
     """Read `host:port`, `[v6]:port` or `unix:path` (a relative path counts from the working directory).
 
@@ -220,15 +229,6 @@ def parse_instance(value: object) -> str:
     text = _text(value)
     if not re.fullmatch(r"[A-Za-z0-9._:\-]{1,64}", text):
         msg = f"{text!r} is not a name of up to 64 letters, digits and . _ : -"
-        raise ValueError(msg)
-    return text
-
-
-def parse_registry_url(value: object) -> str:
-    """Read where the registry is. This version has the one in memory only. Raises ValueError."""
-    text = _text(value)
-    if text != "memory:":
-        msg = "this version has only the registry in memory, for a single instance"
         raise ValueError(msg)
     return text
 
@@ -448,3 +448,21 @@ def parse_tokens(value: object) -> tuple[SecretStr, ...]:
             raise ValueError(msg)
         tokens.append(token)
     return tuple(SecretStr(token) for token in dict.fromkeys(tokens))
+
+
+_KEY_CHARS_MIN: Final = 16
+
+
+def parse_peer_keys(value: object) -> tuple[SecretStr, ...]:
+    """Read a list of keys that instances share. Raises ValueError, whose text shows none of them."""
+    keys: list[str] = []
+    for item in split_list(value):
+        key = item.get_secret_value() if isinstance(item, SecretStr) else _text(item)
+        if not _BEARER.match(key) or len(key) > _TOKEN_CHARS_MAX:
+            msg = f"entry {len(keys) + 1} is not of up to {_TOKEN_CHARS_MAX} letters, digits and - . _ ~ + / ="
+            raise ValueError(msg)
+        if len(key) < _KEY_CHARS_MIN:
+            msg = f"entry {len(keys) + 1} can be guessed: a key has {_KEY_CHARS_MIN} random characters or more"
+            raise ValueError(msg)
+        keys.append(key)
+    return tuple(SecretStr(key) for key in dict.fromkeys(keys))

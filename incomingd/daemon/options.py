@@ -23,9 +23,19 @@ def take_over(old: UploadOptions, new: UploadOptions) -> None:
         setattr(old, field.name, getattr(new, field.name))
 
 
+def backend_tokens_of(settings: Settings) -> list[str]:
+    """Return the tokens of web apps."""
+    return [token.get_secret_value() for token in settings.backend.tokens]
+
+
+def peer_keys_of(settings: Settings) -> tuple[str, ...]:
+    """Return the keys of the fleet; the first one signs."""
+    return tuple(key.get_secret_value() for key in settings.peer.keys)
+
+
 def secrets_of(settings: Settings) -> list[str]:
     """Return what must never stand in the log."""
-    return [token.get_secret_value() for token in settings.backend.tokens]
+    return [*backend_tokens_of(settings), *peer_keys_of(settings), *settings.registry.url.secrets]
 
 
 def engine_options(settings: Settings) -> EngineOptions:
@@ -58,7 +68,7 @@ def handover_options(settings: Settings) -> HandoverOptions:
 def backend_options(settings: Settings) -> backend_api.BackendOptions:
     """Return what the backend API takes from the settings."""
     return backend_api.BackendOptions(
-        tokens=tuple(secrets_of(settings)),
+        tokens=tuple(backend_tokens_of(settings)),
         allowed_hosts=settings.handover.allowed_hosts,
         base_url=settings.public.base_url,
     )
@@ -72,7 +82,7 @@ def admin_options(settings: Settings) -> admin.AdminOptions:
     """
     shared = settings.admin.address == settings.backend.address
     return admin.AdminOptions(
-        tokens=tuple(secrets_of(settings)) if shared else (),
+        tokens=tuple(backend_tokens_of(settings)) if shared else (),
         base_url=settings.public.base_url,
     )
 

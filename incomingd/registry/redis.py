@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from incomingd.clock import Clock
-    from incomingd.registry.redis_url import Login, Target, Tls
+    from incomingd.config.redis_url import Login, Target, Tls
 
 T = TypeVar("T")
 

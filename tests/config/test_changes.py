@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from incomingd.config import changes, reloaded
+from incomingd.config import Settings, changes, reloaded
 from incomingd.config.keys import keys
 from tests.config.conftest import LoadFile
 from tests.config.test_loading import ELSEWHERE, OTHER_VALUES, yaml_of
@@ -20,7 +20,10 @@ NEEDS_RESTART = {
     "admin.address",
     "files.mode",
     "files.group",
+    "peer.address",
+    "peer.advertised_address",
     "registry.url",
+    "registry.lease_s",
     "handover.concurrency",
     "limits.free_space_reserve_bytes",
     "limits.header_bytes",
@@ -70,6 +73,17 @@ def test_a_listener_gets_another_certificate_but_does_not_turn_to_https(
     assert [change.key for change in changes(plain, tls).needs_restart] == ["public.tls.cert", "public.tls.key"]
     assert not reloaded(plain, tls).public.tls.enabled
     assert reloaded(tls, renewed).public.tls.cert == copy
+
+
+def test_keys_of_the_fleet_change_but_its_listener_neither_comes_nor_goes(load_file: LoadFile) -> None:
+    def with_keys(*keys_: str) -> Settings:
+        return load_file(f"peer: {{keys: [{', '.join(keys_)}]}}").settings
+
+    old, both, none = with_keys("a" * 16), with_keys("a" * 16, "b" * 16), load_file().settings
+    assert [str(change) for change in changes(old, both).applied] == ["peer.keys: [***] -> [***, ***]"]
+    for before, after in ((none, old), (old, none)):
+        assert [change.key for change in changes(before, after).needs_restart] == ["peer.keys"]
+        assert reloaded(before, after).peer.keys == before.peer.keys
 
 
 def test_a_change_is_told_in_words_and_without_secrets(load_file: LoadFile) -> None:

@@ -91,6 +91,9 @@ OTHER_VALUES = {
     "backend.base_url": "http://app:7",
     "backend.tokens": "0123456789abcdef,fedcba9876543210",
     "admin.address": "unix:/run/admin",
+    "peer.address": "127.0.0.1:7",
+    "peer.advertised_address": "up1.example:7",
+    "peer.allow_plaintext": "true",
     "files.mode": "0644",
     "files.group": "root",
     "handover.allowed_hosts": "*.example,10.0.0.0/8",
@@ -113,6 +116,7 @@ OTHER_VALUES = {
         "handover.backoff_first_s",
         "records.keep_s",
         "handover.concurrency",
+        "registry.lease_s",
         "uploads.expires_in_s",
         "uploads.sweep_interval_s",
         "limits.body_idle_timeout_s",
@@ -125,8 +129,13 @@ OTHER_VALUES = {
     ),
     "7",
 )
-# Files that must exist, and the one key that has a single value; they have tests of their own.
-ELSEWHERE = {key for key in keys() if ".tls." in key} | {"backend.tokens_file", "registry.url"}
+# Files that must exist, and keys that need others or a listener; they have tests of their own.
+ELSEWHERE = {key for key in keys() if ".tls." in key} | {
+    "backend.tokens_file",
+    "registry.url",
+    "peer.keys",
+    "peer.keys_file",
+}
 
 
 def yaml_of(key: str, value: str) -> str:
@@ -301,7 +310,7 @@ def test_mistakes_stand_in_the_order_in_which_one_puts_them_right(mistakes: Mist
         ("limit: {upload_bytes: 5}", ""),
         ("hold-s: 5", "hold_s"),
         ("Hold_S: 5", "hold_s"),
-        ("peer: {address: x}", ""),
+        ("s3: {address: x}", ""),
         ("zzz: 1", ""),
     ],
 )
@@ -318,7 +327,7 @@ def test_a_key_is_suggested_as_its_source_spells_it(mistakes: Mistakes) -> None:
 def test_where_no_key_is_near_all_are_told(mistakes: Mistakes) -> None:
     (problem,) = mistakes("tus: {zzz: 1}")
     assert problem.expected == "one of tus: checksum_trailer"
-    (problem,) = mistakes("peer: {address: x}")
+    (problem,) = mistakes("s3: {address: x}")
     assert problem.expected.startswith("instance, data_dir, ")
     assert problem.expected.endswith(" tus, storage, shutdown, log")
 
@@ -362,8 +371,11 @@ def test_what_is_no_configuration_file(mistakes: Mistakes, case: str) -> None:
         ("storage: {threads: 1.5}", "is not a whole number"),
         ("public: {open_creation: perhaps}", "is neither true nor false"),
         ("log: {level: loud}", "is not among the choices"),
-        ("registry: {url: 'redis://x'}", "registry in memory"),
+        ("registry: {url: 'http://x'}", "does not begin with redis://"),
+        ("peer: {address: 'unix:/run/x'}", "Unix socket"),
+        ("peer: {keys: [short]}", "can be guessed"),
         ("backend: {address: 'unix:/run/x'}", "Unix socket"),
+        ("backend: {address: x}", "no host and port"),
     ],
 )
 def test_wrong_shapes_and_values(mistakes: Mistakes, text: str, said: str) -> None:
@@ -421,6 +433,7 @@ def test_no_value_makes_anything_but_settings_or_a_list_of_mistakes(load_file: L
 
 
 TOKEN = "0123456789abcdef"
+FLEET = f"peer: {{address: '127.0.0.1:9', keys: {TOKEN}}}"
 
 
 @pytest.mark.parametrize(
@@ -437,6 +450,12 @@ TOKEN = "0123456789abcdef"
         ("uploads: {expires_in_max_s: 60}", "uploads.expires_in_max_s"),
         ("public: {tls: {cert: /etc/passwd}}", "public.tls.cert"),
         ("backend: {tls: {key: /etc/passwd}}", "backend.tls.key"),
+        ("peer: {tls: {key: /etc/passwd}}", "peer.tls.key"),
+        ("peer: {address: '0.0.0.0:9'}", "peer.address"),
+        ("peer: {address: '127.0.0.1:4001'}", "peer.address"),
+        ("peer: {advertised_address: '0.0.0.0:9'}", "peer.advertised_address"),
+        (f"peer: {{keys: {TOKEN}}}\nregistry: {{url: 'redis://r'}}", "registry.url"),
+        ("peer: {address: '127.0.0.1:9'}\nregistry: {url: 'redis://r'}", "registry.url"),
     ],
 )
 def test_settings_that_contradict_each_other(mistakes: Mistakes, text: str, key: str) -> None:
@@ -453,6 +472,61 @@ def test_a_mistake_is_not_reported_twice_by_what_depends_on_it(mistakes: Mistake
 def test_a_group_must_exist(mistakes: Mistakes) -> None:
     (problem,) = mistakes("files: {group: no-such-group}")
     assert (problem.key, problem.source) == ("files.group", "c.yaml:1")
+
+
+# --------------------------------------------------------------------------------------------------------------- fleet
+
+
+def test_a_fleet_is_a_registry_in_redis_a_peer_address_and_a_key(load_file: LoadFile) -> None:
+    loaded = load_file(f"{FLEET}\nregistry: {{url: 'redis://one/2'}}")
+    registry, peer = loaded.settings.registry, loaded.settings.peer
+    assert loaded.warnings == ()
+    assert registry.url.target is not None
+    assert (registry.url.target.hosts, registry.url.target.database, registry.lease_s) == ((("one", 6379),), 2, 5)
+    assert (peer.listens, peer.url) == (True, "http://127.0.0.1:9")
+
+
+def test_a_single_instance_has_no_peer_listener(load_file: LoadFile) -> None:
+    for text in ("", "peer: {address: '127.0.0.1:9'}", f"peer: {{keys: {TOKEN}}}"):
+        settings = load_file(text).settings
+        assert settings.registry.url.target is None
+        assert (settings.peer.listens, settings.peer.url) == (False, "")
+
+
+def test_peers_are_told_where_they_reach_an_instance(load_file: LoadFile, pems: dict[str, Path]) -> None:
+    """A wildcard is no address to connect to; TLS is part of what is told."""
+    wildcard = load_file(f"peer: {{address: '0.0.0.0:9', keys: {TOKEN}, allow_plaintext: true}}").settings.peer
+    assert wildcard.url.endswith(":9")
+    assert "0.0.0.0" not in wildcard.url
+    text = f"peer: {{address: '0.0.0.0:9', keys: {TOKEN}, advertised_address: 'up1:10', tls: {{cert: %s, key: %s}}}}"
+    secure = load_file(text % (pems["cert"], pems["key"])).settings.peer
+    assert secure.url == "https://up1:10"
+
+
+def test_a_mistake_of_a_fleet_is_blamed_on_what_was_set(mistakes: Mistakes) -> None:
+    problems = mistakes("registry: {url: 'redis://:hush@r'}")
+    assert {problem.key for problem in problems} == {"registry.url"}
+    assert {word for problem in problems for word in ("peer.address", "peer.keys_file") if word in problem.message} == {
+        "peer.address",
+        "peer.keys_file",
+    }
+
+
+@pytest.mark.parametrize("name,said", [("nowhere", "cannot be read"), ("key", "holds no certificate")])
+def test_who_signs_certificates_of_peers_is_read_before_anything_starts(
+    mistakes: Mistakes, load_file: LoadFile, pems: dict[str, Path], name: str, said: str
+) -> None:
+    (problem,) = mistakes(f"peer: {{tls: {{ca: {pems[name]}}}}}")
+    assert (problem.code, problem.key) == ("bad_file", "peer.tls.ca")
+    assert said in problem.message
+    assert load_file(f"peer: {{tls: {{ca: {pems['cert']}}}}}").settings.peer.tls.ca == pems["cert"]
+
+
+def test_a_file_holds_the_keys_of_the_fleet(load_file: LoadFile) -> None:
+    load_file()
+    secret_file("keys", f"# newest first\n{TOKEN}2\n{TOKEN}1\n")
+    keys_ = load_file("peer: {keys_file: keys}").settings.peer.keys
+    assert [key.get_secret_value() for key in keys_] == [f"{TOKEN}2", f"{TOKEN}1"]
 
 
 # -------------------------------------------------------------------------------------------------------- certificates
@@ -576,6 +650,9 @@ def test_no_mistake_shows_a_secret(mistakes: Mistakes) -> None:
         ("admin: {address: '0.0.0.0:9'}", [], "admin.address"),
         ("", ["--backend.tokens", TOKEN], "backend.tokens"),
         ("backend: {tokens: short}", [], "backend.tokens"),
+        ("", ["--peer.keys", TOKEN], "peer.keys"),
+        ("peer: {address: '127.0.0.1:9'}", [], "peer.address"),
+        (FLEET, ["--registry.url", "redis://:hush@r"], "registry.url"),
     ],
 )
 def test_what_works_and_is_probably_not_meant(load_file: LoadFile, text: str, options: list[str], key: str) -> None:

@@ -91,7 +91,7 @@ def test_editors_accept_every_value_that_the_daemon_does(accepts: Accepts, key: 
         "log: {level: loud}",
         "public: 5",
         "public: {open_creation: 5}",
-        "peer: {}",
+        "s3: {}",
         "registry: {url: 'redis:'}",
     ],
 )
@@ -129,6 +129,14 @@ def test_the_print_shows_no_secret(load_file: LoadFile) -> None:
     assert "hush" not in printed
     assert "# tokens: [***, ***]" in printed
     assert not load_file(printed).settings.backend.tokens, "the mask is not taken for a token"
+
+
+def test_the_print_shows_where_redis_is_but_not_how_to_get_in(load_file: LoadFile) -> None:
+    fleet = "peer: {address: '127.0.0.1:9', keys: 0123456789abcdef}\nregistry: {url: 'redis://%sr/2'}"
+    printed = render_effective(load_file(fleet % "me:hush@"))
+    assert "hush" not in printed
+    assert "# url: redis://me:***@r/2" in printed
+    assert "  url: redis://r/2" in render_effective(load_file(fleet % ""))
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])

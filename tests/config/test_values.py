@@ -18,8 +18,9 @@ from incomingd.config.values import (
     parse_mode,
     parse_origins,
     parse_path,
-    parse_registry_url,
+    parse_peer_keys,
     parse_size,
+    parse_tcp_address,
     parse_tokens,
     parse_trusted_proxies,
 )
@@ -190,10 +191,22 @@ def test_what_is_no_instance_name(text: str) -> None:
         parse_instance(text)
 
 
-def test_only_the_registry_in_memory_is_there_yet() -> None:
-    assert parse_registry_url("memory:") == "memory:"
-    with pytest.raises(ValueError, match="registry in memory"):
-        parse_registry_url("redis://localhost")
+def test_a_unix_socket_is_no_address_for_other_machines() -> None:
+    assert parse_tcp_address("[::1]:7") == TcpAddress("::1", 7)
+    with pytest.raises(ValueError, match="another machine"):
+        parse_tcp_address("unix:/run/x")
+
+
+@pytest.mark.parametrize(
+    "text,why", [("0123456789abcde", "can be guessed"), ("0123456789abcdef,", ""), ("0123456789 abcdef", "letters")]
+)
+def test_keys_of_a_fleet_cannot_be_guessed(text: str, why: str) -> None:
+    if not why:
+        assert [key.get_secret_value() for key in parse_peer_keys(text)] == ["0123456789abcdef"]
+        return
+    with pytest.raises(ValueError, match=why) as refused:
+        parse_peer_keys(text)
+    assert "0123456789" not in str(refused.value)
 
 
 def test_origins_are_compared_as_browsers_write_them() -> None:

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from incomingd.clock import SystemClock
+from incomingd.config.redis_url import parse
 from incomingd.core.ring import Instance
 from incomingd.core.tenure import Identity
 from incomingd.registry.fleet import FleetRegistry
 from incomingd.registry.memory import MemoryStore
 from incomingd.registry.redis import RedisStore
-from incomingd.registry.redis_url import parse
 from incomingd.registry.registry import Event, InstancesChanged
 from incomingd.registry.store import Store
 from incomingd.registry.values import Formats

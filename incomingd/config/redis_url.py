@@ -1,6 +1,7 @@
-"""Where a Redis is and how to get in, from a URL.
+"""Where the registry is: in memory, or in a Redis, and how to get into that.
 
 ==========================  ======================================================================
+``memory:``                 in this process, for a single instance
 ``redis://``                ``redis://user:password@host:6379/0``
 ``rediss://``               the same over TLS
 ``redis+sentinel://``       ``redis+sentinel://user:password@one:26379,two:26379,three:26379/primary/0``
@@ -17,12 +18,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 REDIS_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 DATABASE_MAX: Final = 1023
 PREFIX: Final = "incoming"
+MASK: Final = "***"
 
 _TLS_OPTIONS: Final = frozenset({"ca_file", "cert_file", "key_file"})
 _SENTINEL_OPTIONS: Final = frozenset({"sentinel_user", "sentinel_password"})
@@ -65,6 +67,55 @@ class Target:
         return hosts if self.primary is None else f"{self.primary!r} of the Sentinels {hosts}"
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class RegistryUrl:
+    """Where the registry is. Shows no password when it is printed."""
+
+    url: str
+    """As it was written."""
+    target: Target | None
+    """None: in memory."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The passwords in it."""
+        if self.target is None:
+            return ()
+        logins = (self.target.login, self.target.sentinel_login)
+        return tuple(login.password for login in logins if login.password is not None)
+
+    def __str__(self) -> str:
+        parts = urlsplit(self.url)
+        userinfo, at, hosts = parts.netloc.rpartition("@")
+        user, colon, _ = userinfo.partition(":")
+        options = [
+            f"{name}={MASK if name == 'sentinel_password' else quote(value, safe='/')}"
+            for name, value in parse_qsl(parts.query)
+        ]
+        netloc = user + (f":{MASK}" if colon else "") + at + hosts
+        return urlunsplit((parts.scheme, netloc, parts.path, "&".join(options), ""))
+
+    def __repr__(self) -> str:
+        return f"RegistryUrl({self})"
+
+
+MEMORY: Final = RegistryUrl("memory:", None)
+
+
+def parse_registry_url(value: object) -> RegistryUrl:
+    """Read ``memory:`` or the URL of a Redis.
+
+    Raises:
+        ValueError: with a sentence for operators, without the URL.
+    """
+    if isinstance(value, RegistryUrl):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("one text is expected here")  # noqa: TRY004 -- pydantic turns a ValueError into its report
+    text = value.strip()
+    return MEMORY if text == MEMORY.url else RegistryUrl(text, parse(text))
+
+
 def parse(url: str) -> Target:
     """Return what *url* says.
 
@@ -74,7 +125,9 @@ def parse(url: str) -> Target:
     scheme, separator, _ = url.partition("://")
     secure, sentinel = scheme.startswith("rediss"), scheme.endswith("+sentinel")
     if not separator or scheme not in {"redis", "rediss", "redis+sentinel", "rediss+sentinel"}:
-        raise ValueError("the URL does not begin with redis://, rediss://, redis+sentinel:// or rediss+sentinel://")
+        raise ValueError(
+            "it is not memory: and does not begin with redis://, rediss://, redis+sentinel:// or rediss+sentinel://"
+        )
     try:
         parts = urlsplit(url)
     except ValueError:

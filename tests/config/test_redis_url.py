@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from incomingd.registry.redis_url import Login, Target, Tls, parse
+from incomingd.config.redis_url import MEMORY, Login, Target, Tls, parse, parse_registry_url
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,27 @@ def test_what_is_wrong_with_a_url_is_said_without_its_password(url: str, sentenc
         parse(url)
     assert "s3cret" not in str(refused.value) or "option" in str(refused.value)
     assert refused.value.__cause__ is None
+
+
+def test_memory_is_no_redis() -> None:
+    assert parse_registry_url(" memory: ") is MEMORY
+    assert (MEMORY.target, str(MEMORY), MEMORY.secrets) == (None, "memory:", ())
+
+
+@pytest.mark.parametrize(
+    "url, shown, secrets",
+    [
+        ("redis://r", "redis://r", ()),
+        ("redis://me@r", "redis://me@r", ()),
+        ("redis://me:a%40b@r:7/0?prefix=x", "redis://me:***@r:7/0?prefix=x", ("a@b",)),
+        ("redis+sentinel://one/p?sentinel%5Fpassword=c@d", "redis+sentinel://one/p?sentinel_password=***", ("c@d",)),
+    ],
+)
+def test_a_url_is_shown_without_its_passwords(url: str, shown: str, secrets: tuple[str, ...]) -> None:
+    read = parse_registry_url(url)
+    assert (str(read), repr(read), read.secrets) == (shown, f"RegistryUrl({shown})", secrets)
+    assert read.url == url
+    assert parse_registry_url(read) is read
 
 
 def test_a_target_shows_no_password() -> None:
