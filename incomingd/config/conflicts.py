@@ -25,6 +25,7 @@ def conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     yield from _certificates(settings)
     yield from _listeners(settings)
     yield from _peers(settings)
+    yield from _agent(settings)
     texts = dump(settings)
     for less, more in _ORDERED:
         if cast("float", value_of(settings, less)) > cast("float", value_of(settings, more)):
@@ -57,6 +58,13 @@ def _listeners(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     if admin.address == backend.address and admin.tls != backend.tls:
         about = ("admin.tls.cert", "admin.tls.key", "backend.tls.cert", "backend.tls.key")
         yield about, "admin and backend share one listener, which has one certificate: set backend.tls only"
+
+
+def _agent(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    for name in ("public", "backend", "admin", "peer"):
+        if settings.agent.address is not None and settings.agent.address == getattr(settings, name).address:
+            about = ("agent.address", f"{name}.address")
+            yield about, f"the agent check speaks no HTTP and needs a listener of its own: {about[1]} is the same"
 
 
 def _peers(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -1,4 +1,4 @@
-"""The settings of the listeners: public, backend, admin, peer."""
+"""The settings of the listeners: public, backend, admin, peer, agent."""
 
 import re
 import socket
@@ -213,3 +213,15 @@ class Peer(Group):
         if not self.listens:
             return ""
         return f"{'https' if self.tls.enabled else 'http'}://{self.advertised_address or self.address}"
+
+
+class Agent(Group):
+    """The listener for the load balancer's agent check: one line, whether this instance wants requests."""
+
+    address: OptionalTcpAddress = setting(
+        default=None,
+        what="Where HAProxy's agent check connects.",
+        why="Behind HAProxy, so that it hears at once when this instance is drained. Whoever connects hears one word"
+        " and can do nothing; it is not for the world all the same.",
+        reload=False,
+    )

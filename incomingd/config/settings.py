@@ -24,11 +24,11 @@ from incomingd.config.kinds import (
     Size,
     Switch,
 )
-from incomingd.config.listeners import Admin, Backend, Peer, Public, Tls, host_name
+from incomingd.config.listeners import Admin, Agent, Backend, Peer, Public, Tls, host_name
 from incomingd.config.redis_url import MEMORY
 from incomingd.config.values import Address, Hosts, TcpAddress, parse_address
 
-__all__ = ["Admin", "Backend", "Peer", "Public", "Settings", "Tls"]
+__all__ = ["Admin", "Agent", "Backend", "Peer", "Public", "Settings", "Tls"]
 
 Durability = Literal["none", "completion", "acknowledgement"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -389,6 +389,7 @@ class Settings(Group):
     backend: Backend = Backend()
     admin: Admin = Admin()
     peer: Peer = Peer()
+    agent: Agent = Agent()
     files: Files = Files()
     handover: Handover = Handover()
     records: Records = Records()

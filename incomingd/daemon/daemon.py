@@ -18,6 +18,7 @@ from incomingd.clock import SystemClock
 from incomingd.core import ids
 from incomingd.core.tenure import Identity
 from incomingd.daemon import options
+from incomingd.daemon.agent import AgentListener
 from incomingd.daemon.listeners import Listener, ListenerOptions, ListenError
 from incomingd.engine.census import Census
 from incomingd.engine.engine import Engine
@@ -55,6 +56,7 @@ class Daemon:
         self.started_at = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[Listener] = []
+        self._agents: list[AgentListener] = []
         self.clock = SystemClock()
         self.volume = _open_volume(settings, self.clock)
         self.identity = Identity(name=settings.instance, start_id=f"{self.clock.random_bits(128):032x}")
@@ -110,6 +112,10 @@ class Daemon:
 
     # -- listeners
 
+    @property
+    def _listening(self) -> list[Listener | AgentListener]:
+        return [*self._listeners, *self._agents]
+
     def bind(self) -> None:
         """Take the addresses.
 
@@ -134,11 +140,13 @@ class Daemon:
         self._listen("backend", settings.backend.address, both, settings.backend.tls)
         if not shared:
             self._listen("admin", settings.admin.address, self._application(admin_routes), settings.admin.tls)
+        if settings.agent.address is not None:
+            self._agents = [AgentListener(settings.agent.address, self.engine.state, self.clock)]
         try:
-            for listener in self._listeners:
+            for listener in self._listening:
                 listener.bind()
         except ListenError:
-            for listener in self._listeners:
+            for listener in self._listening:
                 listener.stop()
             raise
 
@@ -181,11 +189,11 @@ class Daemon:
             self.clock.spawn(admin.watch_loop(self.clock, self.metrics), name="loop watch"),
         ]
         self.engine.state.ready()
-        for listener in self._listeners:
+        for listener in self._listening:
             listener.start()
         log.info(
             events.DAEMON_READY,
-            listeners={listener.name: str(listener.address) for listener in self._listeners},
+            listeners={listener.name: str(listener.address) for listener in self._listening},
             duration_s=round(time.monotonic() - self.started_at, 3),
         )
 
@@ -204,6 +212,9 @@ class Daemon:
         for listener in self._listeners:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(listener.close(), timeout=2.0)
+        # To the last moment: who hears nothing goes by what it has heard before.
+        for agent in self._agents:
+            agent.stop()
         await self.registry.close()
         # What is still under way is repeatable: joins, callbacks, held answers.
         await self.clock.close()
