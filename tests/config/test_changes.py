@@ -22,6 +22,7 @@ NEEDS_RESTART = {
     "files.group",
     "peer.address",
     "peer.advertised_address",
+    "agent.address",
     "registry.url",
     "registry.lease_s",
     "handover.concurrency",
