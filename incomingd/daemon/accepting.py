@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -75,6 +76,18 @@ def accept_from(
 
     loop.add_reader(listening, accept)
     return stop
+
+
+def plain_address(address: Any) -> Any:
+    """Return an accepted connection's address, an IPv4 one as such where the socket serves both families.
+
+    Such a socket is never made here, yet may be inherited; rules for networks would not know `::ffff:192.0.2.1`.
+    """
+    if isinstance(address, tuple) and str(address[0]).startswith("::ffff:"):
+        mapped = ipaddress.IPv6Address(address[0]).ipv4_mapped
+        if mapped is not None:
+            return (str(mapped), *address[1:])
+    return address
 
 
 async def real_address(connection: socket.socket, address: Any) -> Any:

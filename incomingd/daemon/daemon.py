@@ -19,7 +19,9 @@ from incomingd.core import ids
 from incomingd.core.tenure import Identity
 from incomingd.daemon import options
 from incomingd.daemon.agent import AgentListener
+from incomingd.daemon.inherited import InheritedError, sockets
 from incomingd.daemon.listeners import Listener, ListenerOptions, ListenError
+from incomingd.daemon.notify import PATIENCE_S, Notifier
 from incomingd.engine.census import Census
 from incomingd.engine.engine import Engine
 from incomingd.engine.events import Events
@@ -54,6 +56,7 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.started_at = time.monotonic()
+        self.notifier = Notifier.from_environment(os.environ)
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[Listener] = []
         self._agents: list[AgentListener] = []
@@ -140,6 +143,7 @@ class Daemon:
         self._listen("backend", settings.backend.address, both, settings.backend.tls)
         if not shared:
             self._listen("admin", settings.admin.address, self._application(admin_routes), settings.admin.tls)
+        self._inherit()
         if settings.agent.address is not None:
             self._agents = [AgentListener(settings.agent.address, self.engine.state, self.clock)]
         try:
@@ -149,6 +153,15 @@ class Daemon:
             for listener in self._listening:
                 listener.stop()
             raise
+
+    def _inherit(self) -> None:
+        """Give listeners the sockets that the service manager holds for them."""
+        try:
+            handed = sockets(os.environ, [listener.name for listener in self._listeners], default="public")
+        except InheritedError as error:
+            raise ListenError(str(error)) from error
+        for listener in self._listeners:
+            listener.inherit(handed.get(listener.name, []))
 
     def _application(self, routes: list[URLSpec]) -> Application:
         return Application(
@@ -196,10 +209,13 @@ class Daemon:
             listeners={listener.name: str(listener.address) for listener in self._listening},
             duration_s=round(time.monotonic() - self.started_at, 3),
         )
+        self.notifier.ready("ready")
+        self.notifier.watch()
 
     async def stop(self, signal: str) -> None:
         """Put everything down so that nothing that was acknowledged is lost."""
         began = time.monotonic()
+        self.notifier.stopping("stopping", within_s=self.settings.shutdown.grace_s + PATIENCE_S)
         log.info(events.DAEMON_STOPPING, signal=signal, uploads=len(self.engine.live))
         for listener in self._listeners:
             listener.stop()
@@ -219,6 +235,7 @@ class Daemon:
         # What is still under way is repeatable: joins, callbacks, held answers.
         await self.clock.close()
         await self.volume.close()
+        self.notifier.close()
         log.info(events.DAEMON_STOPPED, duration_s=round(time.monotonic() - began, 3))
 
     def apply(self, settings: Settings) -> None:

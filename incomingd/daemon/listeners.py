@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets, bind_unix_socket
 
-from incomingd.config import Address, UnixAddress
-from incomingd.daemon.accepting import accept_from, make_stream, real_address, refuse
+from incomingd.config import Address, UnixAddress, parse_address
+from incomingd.daemon.accepting import accept_from, make_stream, plain_address, real_address, refuse
+from incomingd.daemon.inherited import where
 from incomingd.log import events, get_logger
 from incomingd.wire.proxy_protocol import ProxyProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from tornado.httputil import HTTPServerConnectionDelegate
@@ -103,14 +104,24 @@ class Listener:
         self._server.name = name
         self._server.connections_max = options.connections_max
         self._sockets: list[socket.socket] = []
+        self._inherited = False
         self._stop_accepting: list[Callable[[], None]] = []
 
+    def inherit(self, handed: Sequence[socket.socket]) -> None:
+        """Listen at sockets that the service manager holds, instead of taking the address; at none: nothing changes."""
+        if handed:
+            self._sockets = list(handed)
+            self._inherited = True
+            self.address = parse_address(where(handed[0]))
+
     def bind(self) -> None:
-        """Take the address; connections wait until :meth:`start`.
+        """Take the address, unless sockets were inherited; connections wait until :meth:`start`.
 
         Raises:
             ListenError: it cannot be had.
         """
+        if self._inherited:
+            return
         try:
             if isinstance(self.address, UnixAddress):
                 self._sockets = [bind_unix_socket(str(self.address.path), 0o660, BACKLOG)]
@@ -127,6 +138,7 @@ class Listener:
 
     def _accepted(self, connection: socket.socket, address: Any) -> None:
         connection.setblocking(False)  # noqa: FBT003 -- the socket's own interface
+        address = plain_address(address)
         peer = address[0] if isinstance(address, tuple) else ""
         if self._options.trusts(peer):
             _ = self._options.clock.spawn(self._serve_behind_proxy(connection, address), name="accept")
@@ -157,7 +169,8 @@ class Listener:
         for each in self._sockets:
             each.close()
         self._sockets = []
-        if isinstance(self.address, UnixAddress):
+        # The name of an inherited one stays: connections to it wait for the next process.
+        if isinstance(self.address, UnixAddress) and not self._inherited:
             _unlink(self.address.path)
 
     @property

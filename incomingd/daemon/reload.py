@@ -40,7 +40,8 @@ class Reloader:
             config.ConfigError: it has mistakes; nothing was changed.
         """
         try:
-            found = self._replace()
+            with self._daemon.notifier.reloading():
+                found = self._replace()
         except config.ConfigError as error:
             log.error(
                 events.CONFIG_RELOAD_REFUSED,

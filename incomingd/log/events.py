@@ -145,6 +145,13 @@ DAEMON_CRASHED: Final = _event(
 DAEMON_START_FAILED: Final = _event(
     "daemon.start_failed", "error", "The process cannot begin: an address or its volume cannot be had.", "reason"
 )
+SERVICE_MANAGER_NOT_TOLD: Final = _event(
+    "service_manager.not_told",
+    "warning",
+    "The service manager (systemd) cannot be told how this process is; said once. It may take the process for hung.",
+    "setting detail",
+    setting="The environment variable that names its socket.",
+)
 CONFIG_RELOADED: Final = _event(
     "config.reloaded",
     "info warning",
