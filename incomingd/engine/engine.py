@@ -97,17 +97,27 @@ class Engine:
             lock = self._key_locks.setdefault(key, _CountedLock())
             async with lock.held():
                 try:
-                    known = await self.services.volume.find_key(key)
-                    record = await self.services.volume.read(known) if known else None
-                    if record is not None and not record.status.final:
-                        live = self.keeper.find(record.upload_id)
-                        return (live.record if live else record), False
-                    record = await self._create(terms, lasts_s)
-                    await self.services.volume.bind_key(key, record.upload_id)
-                    return record, True
+                    return await self._create_once(terms, lasts_s, key)
                 finally:
                     if lock.waiting == 0:
                         self._key_locks.pop(key, None)
+
+    async def _create_once(self, terms: Terms, lasts_s: float, key: str) -> tuple[Record, bool]:
+        """Make a ticket under *key*, or find the one that was made; return whether it is new."""
+        volume = self.services.volume
+        known = await volume.find_key(key)
+        while True:
+            record = await volume.read(known) if known else None
+            if record is not None and not record.status.final:
+                live = self.keeper.find(record.upload_id)
+                return (live.record if live else record), False
+            made = await self._create(terms, lasts_s)
+            bound = await volume.bind_key(key, made.upload_id, instead_of=known)
+            if bound == made.upload_id:
+                return made, True
+            # The same request has come to another instance, which was first. Nobody has heard of this upload.
+            await self.forget(made)
+            known = bound
 
     async def _create(self, terms: Terms, lasts_s: float) -> Record:
         services = self.services

@@ -22,6 +22,7 @@ from incomingd.storage.memory_parts import Directory, File, Trouble
 from incomingd.storage.volume import (
     ClaimTakenError,
     RecordUnreadableError,
+    Standing,
     Taken,
     UploadExistsError,
     VolumeFullError,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from incomingd.core.content import Content
     from incomingd.core.record import Record
-    from incomingd.core.tenure import Claim
+    from incomingd.core.tenure import Claim, Identity
     from incomingd.storage.body import Body
 
 T = TypeVar("T")
@@ -65,6 +66,8 @@ class MemoryDisk:
     holder: MemoryVolume | None = None
     groups: dict[str, set[str]] = field(default_factory=dict)
     """Ids of the uploads, by group."""
+    stamps: dict[str, int] = field(default_factory=dict)
+    """How often an upload has come into each group."""
 
     def __post_init__(self) -> None:
         assert ids.is_volume_id(self.volume_id), self.volume_id
@@ -75,15 +78,15 @@ class MemoryDisk:
         """Of the kernel that runs."""
         return f"boot-{self.boots}"
 
-    def open(self) -> MemoryVolume:
-        """Use the disk, as one process.
+    def open(self, *, start_id: str = "") -> MemoryVolume:
+        """Use the disk, as one process, the run *start_id* of an instance.
 
         Raises:
             VolumeLockedError: another one does.
         """
         if self.holder is not None:
             raise VolumeLockedError("the memory disk is in use")
-        self.holder = MemoryVolume(self)
+        self.holder = MemoryVolume(self, start_id)
         return self.holder
 
     def kill(self) -> None:
@@ -107,6 +110,7 @@ class MemoryDisk:
 
     def enter(self, upload_id: str) -> None:
         """Have the upload found in its group."""
+        self.stamps[upload_id[:GROUP_CHARS]] = self.stamps.get(upload_id[:GROUP_CHARS], 0) + 1
         self.groups.setdefault(upload_id[:GROUP_CHARS], set()).add(upload_id)
 
     def leave(self, upload_id: str) -> None:
@@ -241,8 +245,9 @@ class MemorySegment:
 class MemoryVolume:
     """See :class:`incomingd.storage.volume.Volume`; claims stand in the record, as under a directory's lock."""
 
-    def __init__(self, disk: MemoryDisk) -> None:
+    def __init__(self, disk: MemoryDisk, start_id: str) -> None:
         self.disk = disk
+        self.start_id = start_id
         self.dead = False
         """The process is gone; nothing of it changes anything any more."""
         self.boot_id = disk.boot_id
@@ -252,6 +257,16 @@ class MemoryVolume:
     def id(self) -> str:
         """The volume's own id."""
         return self.disk.volume_id
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may claim uploads here meanwhile."""
+        return False
+
+    @property
+    def network(self) -> bool:
+        """Whether bytes count only as noted."""
+        return False
 
     # -- records and claims
 
@@ -296,6 +311,11 @@ class MemoryVolume:
         except codec.RecordFormatError as error:
             raise RecordUnreadableError(str(error)) from error
 
+    async def standing(self, upload_id: str) -> Standing | None:
+        """Return the last record; the claim stands in it."""
+        record = await self.read(upload_id)
+        return Standing(record, None) if record is not None else None
+
     async def claim(self, upload_id: str, claim: Claim) -> None:
         """Begin a tenure: it stands with the record that follows."""
 
@@ -310,6 +330,10 @@ class MemoryVolume:
         """Return True: only one process uses the disk at a time."""
         del upload_id, epoch
         return await self._calls.make("look", lambda: True)
+
+    async def gone(self, owner: Identity) -> bool:
+        """Return True for every run but this one."""
+        return await self._calls.make("gone", lambda: owner.start_id != self.start_id)
 
     async def write(self, record: Record, *, sync: bool) -> None:
         """Replace the record as a whole."""
@@ -370,6 +394,14 @@ class MemoryVolume:
             return file
 
         return MemorySegment(await self._calls.make("open_segment", open_it), self._calls, self.disk)
+
+    async def read_range(self, upload_id: str, segment: str, start: int, size: int) -> bytes:
+        """Return a run of bytes of a segment."""
+
+        def read() -> bytes:
+            return bytes(self._segment(upload_id, segment).data[start : start + size])
+
+        return await self._calls.make("read_range", read)
 
     async def sync_segments(self, record: Record, content: Content) -> None:
         """Return when all bytes of *content* would survive a power loss."""
@@ -477,6 +509,10 @@ class MemoryVolume:
         """Return the names of the groups into which uploads are divided."""
         return await self._calls.make("groups", lambda: sorted(self.disk.groups))
 
+    async def stamps(self) -> dict[str, int]:
+        """Return how often something came into each group, or went."""
+        return await self._calls.make("stamps", lambda: {group: self.disk.stamps[group] for group in self.disk.groups})
+
     async def ids_in(self, group: str) -> list[str]:
         """Return the ids of the uploads of one group, sorted."""
         return await self._calls.make("ids_in", lambda: sorted(self.disk.groups.get(group, ())))
@@ -492,13 +528,18 @@ class MemoryVolume:
         file = await self._calls.make("find_key", lambda: self.disk.keys.names.get(key))
         return file.data.decode("ascii") if file is not None else None
 
-    async def bind_key(self, key: str, upload_id: str) -> None:
-        """Bind *key* to *upload_id*."""
+    async def bind_key(self, key: str, upload_id: str, *, instead_of: str | None) -> str:
+        """Bind *key* to *upload_id*; see the interface."""
 
-        def bind() -> None:
+        def bind() -> str:
+            file = self.disk.keys.names.get(key)
+            bound = file.data.decode("ascii") if file is not None else None
+            if bound is not None and bound != instead_of:
+                return bound
             self._replace(self.disk.keys, key, upload_id.encode("ascii"), sync=self.disk.durable)
+            return upload_id
 
-        await self._calls.make("bind_key", bind)
+        return await self._calls.make("bind_key", bind)
 
     async def forget_keys(self) -> None:
         """Forget the keys of uploads that are not here any more."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from incomingd.core.content import Content
     from incomingd.core.record import Record
-    from incomingd.core.tenure import Claim
+    from incomingd.core.tenure import Claim, Identity
     from incomingd.storage.body import Body
 
 
@@ -54,6 +54,21 @@ class Taken:
 
     overflow: bool
     """The body had more bytes than there was room for; they were not written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far the chain of an upload's tenures has come."""
+
+    record: Record
+    """The last one written: of a tenure that may be over."""
+    claim: Claim | None
+    """The last one made; None: claims are kept in the record, or there was none since they are files."""
+
+    @property
+    def epoch(self) -> int:
+        """Of the last claim; the next one is one higher."""
+        return max(self.record.epoch, self.claim.epoch if self.claim is not None else 0)
 
 
 class Segment(Protocol):
@@ -109,6 +124,14 @@ class Volume(Protocol):
     def id(self) -> str:
         """The volume's own id, stored on it."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may claim uploads here meanwhile."""
+
+    @property
+    def network(self) -> bool:
+        """Whether bytes reach it late and in any order: they count as noted, never by length; all is synced always."""
+
     # -- records and claims
 
     async def create(self, record: Record) -> None:
@@ -125,15 +148,32 @@ class Volume(Protocol):
             RecordUnreadableError: there is one that cannot be read.
         """
 
+    async def standing(self, upload_id: str) -> Standing | None:
+        """Return the last record together with the last claim, or None: there is no such upload here.
+
+        Raises:
+            RecordUnreadableError: one of them cannot be read.
+        """
+
     async def claim(self, upload_id: str, claim: Claim) -> None:
         """Begin the tenure that *claim* describes: exactly one caller can.
 
+        What a former tenure has written until now counts; what was read before
+        this may be older: on a shared volume, read again before measuring.
+
         Raises:
-            ClaimTakenError: that tenure has begun already.
+            ClaimTakenError: that tenure has begun already, or the one before it has not.
         """
 
     async def look(self, upload_id: str, epoch: int) -> bool:
-        """Return whether no claim has followed claim *epoch*."""
+        """Return whether no claim has followed claim *epoch*, and the upload is still there."""
+
+    async def gone(self, owner: Identity) -> bool:
+        """Return whether it is shown that *owner*, a run of an instance, writes nothing here any more.
+
+        False where nothing shows it: a run that lives, that is frozen, or of
+        which nothing is known.
+        """
 
     async def write(self, record: Record, *, sync: bool) -> None:
         """Replace the record as a whole.
@@ -170,6 +210,9 @@ class Volume(Protocol):
             sync: its directory entry must survive a power loss before anything
                 rests on it.
         """
+
+    async def read_range(self, upload_id: str, segment: str, start: int, size: int) -> bytes:
+        """Return bytes ``[start, start + size)`` of a segment; fewer where it ends before."""
 
     async def sync_segments(self, record: Record, content: Content) -> None:
         """Return when all bytes of *content* would survive a power loss."""
@@ -217,6 +260,9 @@ class Volume(Protocol):
     async def ids_in(self, group: str) -> list[str]:
         """Return the ids of the uploads of one group, sorted."""
 
+    async def stamps(self) -> dict[str, int]:
+        """Return for each group a number that changes whenever an upload comes into it, also at another process."""
+
     def group_of(self, upload_id: str) -> str:
         """Return the group that *upload_id* belongs to."""
 
@@ -225,8 +271,17 @@ class Volume(Protocol):
     async def find_key(self, key: str) -> str | None:
         """Return the id of the upload that was bound to *key*, if any."""
 
-    async def bind_key(self, key: str, upload_id: str) -> None:
-        """Bind *key* to *upload_id*, in place of what it was bound to."""
+    async def bind_key(self, key: str, upload_id: str, *, instead_of: str | None) -> str:
+        """Bind *key* to *upload_id*, if it is bound to *instead_of* or to nothing.
+
+        Args:
+            key: any text.
+            upload_id: that it shall name.
+            instead_of: what it was seen to name; None: nothing.
+
+        Returns:
+            The id that it names now: *upload_id*, or that of whoever was first.
+        """
 
     async def forget_keys(self) -> None:
         """Forget the keys of uploads that are not here any more."""

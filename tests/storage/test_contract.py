@@ -434,17 +434,17 @@ async def test_a_key_leads_to_the_upload_that_it_was_bound_to_last(machine: Mach
     volume = machine.volume
     odd = "../../ü\n" + "x" * 5000
     assert await volume.find_key(odd) is None
-    await volume.bind_key(odd, new_id(1))
-    await volume.bind_key("other", new_id(3))
-    await volume.bind_key(odd, new_id(2))
+    await volume.bind_key(odd, new_id(1), instead_of=None)
+    await volume.bind_key("other", new_id(3), instead_of=None)
+    assert await volume.bind_key(odd, new_id(2), instead_of=new_id(1)) == new_id(2)
     volume = await machine.restart()
     assert (await volume.find_key(odd), await volume.find_key("other")) == (new_id(2), new_id(3))
 
 
 async def test_keys_of_uploads_that_are_gone_are_forgotten(volume: AnyVolume) -> None:
     await volume.create(new_record(1))
-    await volume.bind_key("stays", new_id(1))
-    await volume.bind_key("goes", new_id(2))
+    await volume.bind_key("stays", new_id(1), instead_of=None)
+    await volume.bind_key("goes", new_id(2), instead_of=None)
     await volume.forget_keys()
     assert (await volume.find_key("stays"), await volume.find_key("goes")) == (new_id(1), None)
 

@@ -255,7 +255,7 @@ class Life:
         self.asked = born
         await volume.create(born)
         self.stored = born
-        await volume.bind_key("key", born.upload_id)
+        await volume.bind_key("key", born.upload_id, instead_of=None)
         assert await volume.find_key("key") == born.upload_id
         claim, record = claimed(born, volume)
         await volume.claim(born.upload_id, claim)
@@ -471,7 +471,7 @@ async def test_without_durability_nothing_is_synced(root: Path) -> None:
     record = new_record()
     steps = await steps_of(lambda: volume.create(record))
     steps += await steps_of(lambda: volume.write(record, sync=False))
-    steps += await steps_of(lambda: volume.bind_key("key", record.upload_id))
+    steps += await steps_of(lambda: volume.bind_key("key", record.upload_id, instead_of=None))
     await put(volume, record.upload_id, "bytes.1", b"abc", sync=False)
     steps += await steps_of(lambda: volume.join(complete_record(record, ("bytes.1", 0, 3), volume=volume)))
     assert not [step for step in steps if step.startswith("sync")]
@@ -730,11 +730,11 @@ async def test_what_a_person_has_put_there_is_no_upload(volume: DirectoryVolume)
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xff", b"../../etc/passwd\n", b"x" * 55 + b"!"])
 async def test_a_damaged_key_leads_nowhere_and_is_forgotten(volume: DirectoryVolume, content: bytes) -> None:
-    await volume.bind_key("key", new_id())
+    await volume.bind_key("key", new_id(), instead_of=None)
     (path,) = (volume.root / "keys").glob("*/*")
     path.write_bytes(content)
     assert await volume.find_key("key") is None
-    await volume.bind_key("key", new_id())
+    await volume.bind_key("key", new_id(), instead_of=None)
     assert await volume.find_key("key") == new_id()
 
 
@@ -745,7 +745,7 @@ async def test_a_directory_that_vanishes_makes_nothing_unknown(volume: Directory
     """An unmounted disk: no upload is said not to be there, none is made in the empty place, and all come back."""
     record = await owned_upload(volume)
     await put(volume, record.upload_id, "bytes.1", b"abc")
-    await volume.bind_key("key", record.upload_id)
+    await volume.bind_key("key", record.upload_id, instead_of=None)
     volume.root.rename(tmp_path / "away")
     whole = complete_record(record, ("bytes.1", 0, 3), volume=volume)
     attempts: list[Callable[[], Any]] = [
@@ -758,7 +758,7 @@ async def test_a_directory_that_vanishes_makes_nothing_unknown(volume: Directory
         lambda: volume.join(whole),
         lambda: volume.open_file(whole),
         lambda: volume.find_key("key"),
-        lambda: volume.bind_key("key", record.upload_id),
+        lambda: volume.bind_key("key", record.upload_id, instead_of=None),
         lambda: volume.has_room(1),
         volume.groups,
         lambda: volume.ids_in(volume.group_of(record.upload_id)),
@@ -808,7 +808,7 @@ async def test_a_read_only_volume_is_read(volume: DirectoryVolume) -> None:
             volume.create(new_record(9)),
             volume.open_segment(record.upload_id, "bytes.1", create=False, size=3, sync=True),
             volume.remove(record.upload_id),
-            volume.bind_key("key", record.upload_id),
+            volume.bind_key("key", record.upload_id, instead_of=None),
         ):
             with pytest.raises(VolumeUnavailableError, match="Read-only"):
                 await attempt

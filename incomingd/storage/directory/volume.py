@@ -30,6 +30,7 @@ from incomingd.storage.measuring import counted
 from incomingd.storage.volume import (
     ClaimTakenError,
     RecordUnreadableError,
+    Standing,
     UploadExistsError,
     VolumeUnavailableError,
 )
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from incomingd.core.content import Content
     from incomingd.core.record import Record
-    from incomingd.core.tenure import Claim
+    from incomingd.core.tenure import Claim, Identity
 
 T = TypeVar("T")
 
@@ -74,8 +75,10 @@ class DirectoryVolume:
         volume_id: str,
         lock: DirectoryLock,
         options: DirectoryOptions,
+        start_id: str,
     ) -> None:
         self._root = root
+        self._start_id = start_id
         self._id = volume_id
         self._lock = lock
         self._options = options
@@ -96,6 +99,8 @@ class DirectoryVolume:
         new_id: str,
         holder: dict[str, object],
         options: DirectoryOptions,
+        shared: bool = False,
+        start_id: str = "",
     ) -> DirectoryVolume:
         """Open the volume at *root*, making it if nothing is there; blocks.
 
@@ -104,12 +109,16 @@ class DirectoryVolume:
             new_id: the volume's id, should it be made now.
             holder: who holds the lock, for those who come later.
             options: see there.
+            shared: other processes may use it at the same time.
+            start_id: of this run of the program; empty: nobody asks for it.
 
         Raises:
             VolumeLockedError: another process holds it.
             VolumeUnavailableError: it cannot be made, written, or is of an
                 unknown format, or files cannot be given the mode and group.
         """
+        if shared:
+            raise VolumeUnavailableError(f"{root} cannot be shared yet")
         with translated(f"opening {root}"):
             if not root.is_dir():
                 root.mkdir(parents=True, exist_ok=True)
@@ -121,12 +130,22 @@ class DirectoryVolume:
             except BaseException:
                 lock.release()
                 raise
-        return cls(root, volume_id, lock, options)
+        return cls(root, volume_id, lock, options, start_id)
 
     @property
     def id(self) -> str:
         """The volume's own id."""
         return self._id
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may claim uploads here meanwhile."""
+        return False
+
+    @property
+    def network(self) -> bool:
+        """Whether bytes count only as noted."""
+        return False
 
     @property
     def root(self) -> Path:
@@ -218,6 +237,11 @@ class DirectoryVolume:
             msg = f"{self._root} is another volume now"
             raise VolumeUnavailableError(msg)
 
+    async def standing(self, upload_id: str) -> Standing | None:
+        """Return the last record; the claim stands in it."""
+        record = await self.read(upload_id)
+        return Standing(record, None) if record is not None else None
+
     async def claim(self, upload_id: str, claim: Claim) -> None:
         """Begin a tenure: under the lock it stands with the record that follows."""
         record = await self.read(upload_id)
@@ -228,6 +252,10 @@ class DirectoryVolume:
         """Return True: while the lock is held nobody else can claim."""
         del upload_id, epoch
         return True
+
+    async def gone(self, owner: Identity) -> bool:
+        """Return True for every run but this one: the lock shows it."""
+        return owner.start_id != self._start_id
 
     async def write(self, record: Record, *, sync: bool) -> None:
         """Replace the record as a whole."""
@@ -269,6 +297,11 @@ class DirectoryVolume:
 
         fd = await self._run("opening a segment", open_it)
         return FileSegment(fd, size, self._pool)
+
+    async def read_range(self, upload_id: str, segment: str, start: int, size: int) -> bytes:
+        """Return a run of bytes of a segment."""
+        path = self._folder(upload_id) / segment
+        return await self._run("reading a segment", _read_range, path, start, size)
 
     async def sync_segments(self, record: Record, content: Content) -> None:
         """Return when all bytes of *content* would survive a power loss."""
@@ -385,6 +418,19 @@ class DirectoryVolume:
         with os.scandir(self._root / "uploads") as entries:
             return sorted(entry.name for entry in entries if len(entry.name) == GROUP_CHARS and entry.is_dir())
 
+    async def stamps(self) -> dict[str, int]:
+        """Return when something came into each group, or went: the directory's own time."""
+
+        def stamps() -> dict[str, int]:
+            with os.scandir(self._root / "uploads") as entries:
+                return {
+                    entry.name: entry.stat().st_mtime_ns
+                    for entry in entries
+                    if len(entry.name) == GROUP_CHARS and entry.is_dir()
+                }
+
+        return await self._run("listing uploads", stamps)
+
     async def ids_in(self, group: str) -> list[str]:
         """Return the ids of one group's uploads."""
         return await self._run("listing uploads", self._ids_in, group)
@@ -420,8 +466,8 @@ class DirectoryVolume:
 
         return await self._run("reading a key", find)
 
-    async def bind_key(self, key: str, upload_id: str) -> None:
-        """Bind *key* to *upload_id*."""
+    async def bind_key(self, key: str, upload_id: str, *, instead_of: str | None) -> str:
+        """Bind *key* to *upload_id*; see the interface."""
 
         def bind() -> None:
             path = self._key_path(key)
@@ -432,7 +478,11 @@ class DirectoryVolume:
                 self._sync_group(path.parent)
 
         async with self._key_guard:
+            bound = await self.find_key(key)
+            if bound is not None and bound != instead_of:
+                return bound
             await self._run("writing a key", bind)
+            return upload_id
 
     async def forget_keys(self) -> None:
         """Forget the keys of uploads that are not here any more."""
@@ -477,6 +527,20 @@ class OpenFile:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             await close_in(self._pool, fd)
+
+
+def _read_range(path: Path, start: int, size: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = bytearray()
+        while len(found) < size:
+            data = os.pread(fd, size - len(found), start + len(found))
+            if not data:
+                break
+            found += data
+        return bytes(found)
+    finally:
+        os.close(fd)
 
 
 def _shorten(path: Path, size: int) -> None:
