@@ -1,1 +1,1 @@
-"""The calling side of the peer protocol."""
+"""The calling side of the peer protocol: what this instance asks other instances for."""

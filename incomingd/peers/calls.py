@@ -1,128 +1,162 @@
-"""What one instance may ask of another.
+"""What an instance may ask of another one, whatever carries it.
 
-Every call is bounded in time. A call that fails with :class:`PeerSilentError` may
-have been done or not: all of them can be repeated.
+Every call is bounded in time. That a call has failed says little: the other
+side may have done what was asked. So all of them may be made again, and none
+is ever the proof of anything.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from incomingd.core.peering import Elsewhere, Given, NotNow, Unknown
+from incomingd.storage.body import Body, BodyCutError, CutReason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from incomingd.core.peering import (
-        Act,
-        Acted,
-        BytesWanted,
-        Elsewhere,
-        Given,
-        NotNow,
-        Question,
-        Recall,
-        Recalled,
-        Recorded,
-        Release,
-        Unknown,
-        Voided,
-    )
+    from incomingd.core.peering import Act, Acted, BytesWanted, Question, Recall, Recalled, Recorded, Release, Voided
     from incomingd.core.tenure import Identity
-    from incomingd.storage.body import Body
+
+Reply: TypeAlias = Given | Elsewhere | Unknown | NotNow
+"""To a question."""
+Document: TypeAlias = dict[str, object]
+"""A JSON object that passes through as it is."""
 
 
 class PeerError(Exception):
-    """A peer could not be asked."""
+    """A call that has no answer; the text says why, for people, and names nobody's secrets."""
 
 
 class PeerGoneError(PeerError):
-    """That run of that instance is over: its address refuses, or another run answers there."""
+    """That run is over: its address refuses connections, or another run answers there."""
 
 
 class PeerSilentError(PeerError):
-    """No answer in time, or one that broke off: nobody knows whether it was done."""
+    """No answer in time, none at all, or one that broke off. What was asked may have been done."""
 
 
 class PeerRefusedError(PeerError):
-    """It does not take our key, or does not know the format; nothing was done."""
+    """Whoever answers does not take this instance for a peer, or is none itself; nothing was done."""
+
+
+class PeerBody(Body, Protocol):
+    """Bytes that come from a peer. Those that :meth:`read` returns are the ones that it sent."""
+
+    @property
+    def failure(self) -> PeerError | None:
+        """Why the body was cut; None while it was not, or by the caller's own :meth:`cut`."""
 
 
 class Peers(Protocol):
-    """Calls to other instances; each is meant for one run of one instance, and done by no other.
+    """The other instances of the fleet.
 
-    All raise :class:`PeerError`.
+    Each call names the run it is meant for and is answered by no other one.
+    All raise :class:`PeerError`, if nothing else is said.
     """
 
     async def recall(self, owner: Identity, recall: Recall) -> Recalled:
-        """Ask the owner to park an upload because its client came here."""
+        """Ask *owner* to park an upload. Answered within one lease time, or not at all."""
 
     async def act(self, owner: Identity, act: Act) -> Acted:
-        """Have the owner do what arrived here.
+        """Have something done to an upload by its owner.
 
         Raises:
-            Refusal: the owner refused, with this.
+            Refusal: that of the owner.
+            PeerError: see there.
         """
 
-    async def ask(self, holder: Identity, question: Question) -> Given | Elsewhere | Unknown | NotNow:
-        """Ask for an upload that lies on a volume which is not reached from here."""
+    async def ask(self, holder: Identity, question: Question) -> Reply:
+        """Ask whoever holds an upload on a volume out of reach to give it."""
 
     async def void(self, holder: Identity, voided: Voided) -> None:
-        """Say that what was given cannot be taken."""
+        """Say that what was given is not taken."""
 
     async def recorded(self, holder: Identity, recorded: Recorded) -> None:
         """Say that what was given is taken."""
 
     async def release(self, holder: Identity, release: Release) -> None:
-        """Say that segments are not needed any more."""
+        """Say which segments nobody needs any more."""
 
-    def read(self, holder: Identity, wanted: BytesWanted) -> Body:
-        """Return bytes of a segment, as they come; cut where they do not come whole."""
+    def read(self, holder: Identity, wanted: BytesWanted) -> PeerBody:
+        """Return bytes of a segment; nothing is asked for before the first of them is read."""
 
-    async def listing(self, peer: Identity, query: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a page of the uploads that are looked after there."""
+    async def listing(self, peer: Identity, query: Mapping[str, object]) -> Document:
+        """Return a page of the uploads that *peer* looks after. Query and page are what the caller and it agree on."""
 
-    async def status(self, peer: Identity) -> dict[str, Any]:
-        """Return what the peer says of itself."""
+    async def status(self, peer: Identity) -> Document:
+        """Return what *peer* says of itself."""
+
+
+class UnreachableBody:
+    """Bytes of somebody who cannot be asked."""
+
+    def __init__(self, wanted: BytesWanted, failure: PeerError) -> None:
+        self.failure: PeerError | None = failure
+        self._length = wanted.stop - wanted.start
+
+    @property
+    def length(self) -> int:
+        """How many bytes were wanted."""
+        return self._length
+
+    async def read(self) -> bytes:
+        """Raise BodyCutError."""
+        raise BodyCutError(CutReason.CLIENT)
+
+    def cut(self, reason: CutReason) -> None:
+        """Do nothing: it is cut."""
+
+    def kept(self, offset: int) -> None:
+        """Do nothing."""
 
 
 class LonePeers:
-    """For a single instance: whoever is named is a former run of its own, or one that is gone."""
+    """There are none: a single instance. Whoever a record names as owner is gone."""
 
     async def recall(self, owner: Identity, recall: Recall) -> Recalled:
-        """There is nobody."""
-        raise _nobody(owner, recall)
+        """Raise PeerGoneError."""
+        del recall
+        raise _nobody(owner)
 
     async def act(self, owner: Identity, act: Act) -> Acted:
-        """There is nobody."""
-        raise _nobody(owner, act)
+        """Raise PeerGoneError."""
+        del act
+        raise _nobody(owner)
 
-    async def ask(self, holder: Identity, question: Question) -> Given | Elsewhere | Unknown | NotNow:
-        """There is nobody."""
-        raise _nobody(holder, question)
+    async def ask(self, holder: Identity, question: Question) -> Reply:
+        """Raise PeerGoneError."""
+        del question
+        raise _nobody(holder)
 
     async def void(self, holder: Identity, voided: Voided) -> None:
-        """There is nobody."""
-        raise _nobody(holder, voided)
+        """Raise PeerGoneError."""
+        del voided
+        raise _nobody(holder)
 
     async def recorded(self, holder: Identity, recorded: Recorded) -> None:
-        """There is nobody."""
-        raise _nobody(holder, recorded)
+        """Raise PeerGoneError."""
+        del recorded
+        raise _nobody(holder)
 
     async def release(self, holder: Identity, release: Release) -> None:
-        """There is nobody."""
-        raise _nobody(holder, release)
+        """Raise PeerGoneError."""
+        del release
+        raise _nobody(holder)
 
-    def read(self, holder: Identity, wanted: BytesWanted) -> Body:
-        """There is nobody."""
-        raise _nobody(holder, wanted)
+    def read(self, holder: Identity, wanted: BytesWanted) -> PeerBody:
+        """Return a body that is cut before its first byte."""
+        return UnreachableBody(wanted, _nobody(holder))
 
-    async def listing(self, peer: Identity, query: Mapping[str, Any]) -> dict[str, Any]:
-        """There is nobody."""
-        raise _nobody(peer, query)
+    async def listing(self, peer: Identity, query: Mapping[str, object]) -> Document:
+        """Raise PeerGoneError."""
+        del query
+        raise _nobody(peer)
 
-    async def status(self, peer: Identity) -> dict[str, Any]:
-        """There is nobody."""
-        raise _nobody(peer, None)
+    async def status(self, peer: Identity) -> Document:
+        """Raise PeerGoneError."""
+        raise _nobody(peer)
 
 
-def _nobody(peer: Identity, message: object) -> PeerGoneError:
-    return PeerGoneError(f"{peer.name}: this instance has no peers ({type(message).__name__})")
+def _nobody(peer: Identity) -> PeerGoneError:
+    return PeerGoneError(f"a single instance has no peer {peer.name!r}")
