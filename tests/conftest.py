@@ -11,6 +11,8 @@ import psutil
 import pytest
 import structlog
 
+from incomingd.log import shutdown
+
 pytest_plugins = ["tests.support.fixtures", "pytester"]
 
 # A slow machine is no broken promise, so examples have no deadline.
@@ -59,6 +61,7 @@ def _structlog_as_found() -> Iterator[None]:
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+    shutdown()
     structlog.contextvars.clear_contextvars()
     if structlog.is_configured():
         structlog.reset_defaults()

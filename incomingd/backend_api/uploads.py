@@ -143,14 +143,7 @@ class UploadHandler(BackendHandler):
         """Change; what is left out stays."""
         view = await self.view(upload_id)
         change = wire.parse(wire.ChangeDocument, self.document(), self.api.rules())
-        engine = self.api.engine
-
-        def changed(record: Record) -> Record:
-            live = engine.keeper.find(record.upload_id)
-            offset = live.live_offset() if live is not None else view.offset
-            return wire.changed(record, change, offset=offset, now=engine.services.clock.now())
-
-        self.answer(self.api.upload(await engine.change(view.record.upload_id, changed)))
+        self.answer(self.api.upload(await self.api.engine.change(view.record.upload_id, change)))
 
 
 class CancelHandler(BackendHandler):

@@ -22,6 +22,13 @@ class Identity:
     """Where peers reach it; empty for an instance without a peer listener."""
 
 
+def same_run(one: Identity | None, other: Identity | None) -> bool:
+    """Return whether both name the same run of the same instance; addresses may be told differently."""
+    if one is None or other is None:
+        return one is other
+    return (one.name, one.start_id) == (other.name, other.start_id)
+
+
 class ClaimKind(Enum):
     """What a claim begins."""
 

@@ -138,10 +138,13 @@ async def _join(upload: OwnedUpload) -> None:
             try:
                 await services.volume.join(upload.record)
                 async with upload.guard:
-                    if not _is_complete(upload):
+                    if upload.superseded or not _is_complete(upload):
                         break
                     await upload.write(replace(upload.record, joined=True), sync=upload.syncs_completion)
                 await _drop_bytes(upload, file_too=False)
+            except Refusal:
+                # Whoever owns it now makes the same file.
+                break
             except VolumeError as error:
                 services.report_join_failure(upload.record, error)
                 await services.clock.sleep(
@@ -152,6 +155,8 @@ async def _join(upload: OwnedUpload) -> None:
                         jitter=services.clock.jitter(),
                     )
                 )
+        if upload.superseded:
+            return
         if upload.record.joined:
             services.events.tell(Told.WHOLE, upload.record)
         elif upload.record.status.gone:

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from incomingd.core import ids
 from incomingd.core.errors import Code, Refusal
+from incomingd.core.peering import Act, Acted, ActName
 from incomingd.core.record import Record, Terms
 from incomingd.core.status import Status
 from incomingd.engine import appending, beginning, ending, opening
 from incomingd.engine.events import Told
 from incomingd.engine.keeper import Keeper
 from incomingd.engine.owned import OwnedUpload, Services
-from incomingd.engine.state import InstanceState
+from incomingd.engine.pulling import OwnedElsewhereError
 from incomingd.log import events, get_logger
+from incomingd.peers.calls import PeerError
+from incomingd.registry.registry import RegistryUnavailableError
 from incomingd.storage.body import CutReason
 from incomingd.storage.volume import (
     RecordUnreadableError,
@@ -24,11 +27,14 @@ from incomingd.storage.volume import (
     VolumeError,
     VolumeFullError,
 )
+from incomingd.wire.backend import ChangeDocument, parse
+from incomingd.wire.backend import changed as changed_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     from incomingd.core.commands import Append, Creation, Resource
+    from incomingd.core.peering import Recall, Recalled
     from incomingd.engine.appending import AppendReport
     from incomingd.storage.body import Body
 
@@ -36,6 +42,8 @@ log = get_logger()
 T = TypeVar("T")
 
 HOLD_RETRY_S = 0.25
+POLL_S = 1.0
+"""How often an upload is looked at whose owner is another instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class Engine:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self.state = InstanceState()
+        self.state = services.state
         self.keeper = Keeper(services)
         self._key_locks: dict[str, _CountedLock] = {}
 
@@ -137,22 +145,70 @@ class Engine:
             services.events.tell(Told.CREATED, record)
             return record
 
-    async def change(self, upload_id: str, change: Callable[[Record], Record]) -> View:
-        """Change the terms of an open upload, as its web app wants.
+    async def change(self, upload_id: str, change: ChangeDocument) -> View:
+        """Change the terms of an upload that has not ended, as its web app wants.
 
         Args:
             upload_id: whose.
-            change: from the record to the new one; may raise a Refusal.
+            change: already checked against what is configured.
         """
-        async with refusing(), self.keeper.changing(upload_id) as upload:
-            async with upload.guard:
-                if upload.record.status.final:
-                    raise Refusal(Code.TOO_LATE, f"The upload is {upload.record.status.value}.")
-                await upload.look()
-                changed = change(upload.record)
-                await upload.write(changed, sync=upload.syncs_completion)
-            self.services.events.tell(Told.CHANGED, upload.record)
-            return View(upload.record, upload.live_offset())
+
+        async def here() -> View:
+            async with refusing(), self.keeper.changing(upload_id) as upload:
+                async with upload.guard:
+                    if upload.record.status.final:
+                        raise Refusal(Code.TOO_LATE, f"The upload is {upload.record.status.value}.")
+                    await upload.look()
+                    offset, now = upload.live_offset(), self.services.clock.now()
+                    changed = changed_record(upload.record, change, offset=offset, now=now)
+                    await upload.write(changed, sync=upload.syncs_completion)
+                self.services.events.tell(Told.CHANGED, upload.record)
+                return View(upload.record, upload.live_offset())
+
+        wanted = change.model_dump(mode="json", include=change.model_fields_set)
+        return await self._at_owner(Act(upload_id, ActName.CHANGE, wanted), here)
+
+    async def _at_owner(self, act: Act, here: Callable[[], Awaitable[View]]) -> View:
+        """Do it here, or have it done by the live instance that owns the upload and keeps it."""
+        try:
+            return await here()
+        except OwnedElsewhereError as elsewhere:
+            try:
+                acted = await self.services.peers.act(elsewhere.owner, act)
+            except PeerError as error:
+                log.warning(events.UPKEEP_DELAYED, upload_id=act.upload_id, detail=str(error))
+                raise Refusal(Code.NOT_READY, retry_after_s=1) from error
+            return View(acted.record, acted.offset)
+
+    async def act(self, act: Act) -> Acted:
+        """Do what arrived at a peer for an upload that is owned here.
+
+        Raises:
+            Refusal: as the call itself; `field_invalid`: the peer's message makes no sense.
+        """
+        view = await self._act(act)
+        return Acted(view.record, view.offset)
+
+    async def _act(self, act: Act) -> View:
+        upload_id, arguments = act.upload_id, act.arguments
+        if act.name is ActName.VIEW:
+            return await self.view(upload_id)
+        if act.name is ActName.CHANGE:
+            return await self.change(upload_id, parse(ChangeDocument, arguments))
+        if act.name is ActName.CANCEL:
+            return await self.cancel(upload_id, str(arguments.get("reason", "")))
+        if act.name is ActName.REDELIVER:
+            return await self.redeliver(upload_id)
+        if act.name is ActName.TERMINATE:
+            await self.terminate(upload_id, None)
+            return await self.view(upload_id)
+        message = arguments.get("message")
+        return await self.confirm(
+            upload_id,
+            done=arguments.get("done") is True,
+            message=message if isinstance(message, str) else None,
+            client_data=arguments.get("client_data"),
+        )
 
     # -- looking
 
@@ -185,7 +241,9 @@ class Engine:
                 left_s = deadline - clock.monotonic()
                 if left_s <= 0:
                     break
-                await clock.timeout(left_s, watcher)
+                # Nobody tells here what happens at another instance.
+                elsewhere = self.services.volume.shared and self.keeper.find(upload_id) is None
+                await clock.timeout(min(left_s, POLL_S) if elsewhere else left_s, watcher)
                 self.services.events.unwatch(upload_id, watcher)
                 watcher = self.services.events.watch(upload_id)
                 view = await self.view(upload_id)
@@ -214,7 +272,8 @@ class Engine:
                 )
                 if not transient:
                     raise
-                if clock.monotonic() + HOLD_RETRY_S >= deadline or self.state.stopping:
+                leaving = self.state.stopping or self.state.draining
+                if clock.monotonic() + HOLD_RETRY_S >= deadline or leaving:
                     raise Refusal(Code.NOT_READY, refusal.detail, retry_after_s=1) from refusal
             await clock.sleep(HOLD_RETRY_S)
 
@@ -347,6 +406,14 @@ class Engine:
 
     async def terminate(self, upload_id: str, part: str | None) -> None:
         """End an upload because its client does not want it any more."""
+
+        async def here() -> View:
+            await self._terminate(upload_id, part)
+            return await self.view(upload_id)
+
+        await self._at_owner(Act(upload_id, ActName.TERMINATE), here)
+
+    async def _terminate(self, upload_id: str, part: str | None) -> None:
         async with refusing(), self.keeper.changing(upload_id) as upload:
             upload.refuse_if_gone()
             upload.target(part)
@@ -369,10 +436,14 @@ class Engine:
 
     async def cancel(self, upload_id: str, reason: str) -> View:
         """End an upload because the web app does not want it any more."""
-        async with refusing(), self.keeper.changing(upload_id) as upload:
-            await ending.cancel(upload, reason=reason, by_client=False)
-            log.info(events.UPLOAD_CANCELLED, upload_id=upload_id, reason="web app")
-            return View(upload.record, 0)
+
+        async def here() -> View:
+            async with refusing(), self.keeper.changing(upload_id) as upload:
+                await ending.cancel(upload, reason=reason, by_client=False)
+                log.info(events.UPLOAD_CANCELLED, upload_id=upload_id, reason="web app")
+                return View(upload.record, 0)
+
+        return await self._at_owner(Act(upload_id, ActName.CANCEL, {"reason": reason}), here)
 
     async def confirm(self, upload_id: str, *, done: bool, message: str | None, client_data: object) -> View:
         """Hear from the web app what it promised with ``wait``.
@@ -380,6 +451,13 @@ class Engine:
         An app may confirm before this side has read its ``wait``: then the
         confirmation is held until the callback has ended.
         """
+        arguments = {"done": done, "message": message, "client_data": client_data}
+        return await self._at_owner(
+            Act(upload_id, ActName.CONFIRM, arguments),
+            lambda: self._confirm(upload_id, done=done, message=message, client_data=client_data),
+        )
+
+    async def _confirm(self, upload_id: str, *, done: bool, message: str | None, client_data: object) -> View:
         clock = self.services.clock
         deadline = clock.monotonic() + self.services.options.hold_s
         watcher = self.services.events.watch(upload_id)
@@ -387,7 +465,8 @@ class Engine:
             while True:
                 view = await self.view(upload_id)
                 left_s = deadline - clock.monotonic()
-                if view.record.status is not Status.HANDING_OVER or left_s <= 0:
+                elsewhere = self.keeper.find(upload_id) is None
+                if view.record.status is not Status.HANDING_OVER or left_s <= 0 or elsewhere:
                     break
                 await clock.timeout(left_s, watcher)
                 self.services.events.unwatch(upload_id, watcher)
@@ -408,9 +487,13 @@ class Engine:
 
     async def redeliver(self, upload_id: str) -> View:
         """Make the callback again."""
-        async with refusing(), self.keeper.owning(upload_id) as upload:
-            await ending.redeliver(upload)
-            return View(upload.record, upload.record.content.length or 0)
+
+        async def here() -> View:
+            async with refusing(), self.keeper.owning(upload_id) as upload:
+                await ending.redeliver(upload)
+                return View(upload.record, upload.record.content.length or 0)
+
+        return await self._at_owner(Act(upload_id, ActName.REDELIVER), here)
 
     # -- the hand-over, the upkeep
 
@@ -421,13 +504,18 @@ class Engine:
             yield upload
 
     async def resume(self, record: Record) -> None:
-        """Take up what a former run left undone of an upload found on the volume."""
-        await self.keeper.resume(record)
+        """Take up what a former run, or an instance that is gone, left undone of an upload found on the volume."""
+        # A live instance that keeps it looks after it.
+        with contextlib.suppress(OwnedElsewhereError):
+            await self.keeper.resume(record)
 
     async def expire(self, upload_id: str) -> bool:
         """End an upload whose time is over; return whether it was."""
-        async with self.keeper.owning(upload_id) as upload:
-            expired = await ending.expire(upload)
+        try:
+            async with self.keeper.owning(upload_id) as upload:
+                expired = await ending.expire(upload)
+        except OwnedElsewhereError:
+            return False
         if expired:
             log.info(events.UPLOAD_EXPIRED, upload_id=upload_id, offset=upload.offsets.get(None, 0))
             # Thousands may expire at once: none stays in memory.
@@ -444,6 +532,31 @@ class Engine:
             await self.services.volume.drop_bytes(record, file_too=True)
         await self.services.volume.remove(record.upload_id)
         self.services.events.tell(Told.FORGOTTEN, record)
+
+    async def recall(self, recall: Recall) -> Recalled:
+        """Park an open upload because its client came to a peer."""
+        async with refusing():
+            return await self.keeper.recall(recall)
+
+    async def take_invited(self) -> None:
+        """Pull the uploads that peers ask this instance to look after.
+
+        Those that still take bytes wait for their clients, which may come to any instance.
+        """
+        try:
+            invitations = await self.services.registry.invitations()
+        except RegistryUnavailableError:
+            # They are parked: their guardians find them.
+            return
+        for invitation in invitations:
+            if self.state.draining or self.state.stopping:
+                return
+            try:
+                record = await self.services.volume.read(invitation.upload_id)
+                if record is not None and record.owner is None and record.status is not Status.OPEN:
+                    await self.resume(record)
+            except (Refusal, VolumeError) as error:
+                log.warning(events.UPKEEP_DELAYED, upload_id=invitation.upload_id, detail=str(error))
 
     async def release_idle(self) -> None:
         """Let the uploads out of memory that nobody asked for of late."""
@@ -468,7 +581,7 @@ class Engine:
             await upload.note_all()
 
     def _refuse_while_stopping(self) -> None:
-        if self.state.stopping:
+        if self.state.stopping or self.state.draining:
             raise Refusal(Code.STOPPING, retry_after_s=0)
 
 

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 
 from incomingd.core import ids
 from incomingd.core.errors import Code, Refusal
+from incomingd.core.peering import Recall, Recalled
 from incomingd.core.status import Status
+from incomingd.core.tenure import same_run
 from incomingd.engine import ending
 from incomingd.engine.events import Told
-from incomingd.engine.owned import LostBytesError, OwnedUpload, Services, pull
+from incomingd.engine.owned import OwnedUpload, Services
+from incomingd.engine.pulling import LostBytesError, OwnedElsewhereError, acquire
 from incomingd.log import events, get_logger
+from incomingd.storage.body import CutReason
 from incomingd.storage.volume import VolumeError
 
 if TYPE_CHECKING:
@@ -34,6 +38,13 @@ class Keeper:
         self.services = services
         self._live: dict[str, OwnedUpload] = {}
         self._pulling: dict[str, asyncio.Future[OwnedUpload]] = {}
+        self._kept: set[str] = set()
+        """Owned, but not in memory: complete, and their web apps have not taken them yet."""
+
+    @property
+    def at_rest(self) -> list[str]:
+        """Ids of what is owned and not in memory, as far as this run knows."""
+        return [upload_id for upload_id in self._kept if upload_id not in self._live]
 
     @property
     def live(self) -> list[OwnedUpload]:
@@ -102,8 +113,9 @@ class Keeper:
             upload.busy -= 1
             upload.touch()
             if upload.superseded and self._live.get(upload_id) is upload:
-                del self._live[upload_id]
-                await self.services.registry.released(upload_id, self.services.identity, upload.record.epoch)
+                if self.services.volume.shared:
+                    log.warning(events.UPLOAD_SUPERSEDED, upload_id=upload_id, epoch=upload.record.epoch)
+                self._drop(upload)
                 _ = self.services.clock.spawn(self._look_again(upload_id), name=f"look again at {upload_id}")
 
     async def _look_again(self, upload_id: str) -> None:
@@ -114,23 +126,37 @@ class Keeper:
         """
         try:
             record = await self.read(upload_id)
-            if record.owner == self.services.identity:
+            if same_run(record.owner, self.services.identity):
                 if record.status.final:
                     self.services.events.tell(Told.ENDED, record)
                 elif record.status is Status.COMPLETE:
                     self.services.events.tell(Told.COMPLETED, record)
                 await self.resume(record)
+        except OwnedElsewhereError:
+            # Whoever superseded this instance looks after it.
+            pass
         except (Refusal, VolumeError) as error:
             log.warning(events.UPKEEP_DELAYED, upload_id=upload_id, detail=str(error))
 
     async def resume(self, record: Record) -> None:
-        """Take up what was left undone of an upload found on the volume."""
+        """Take up what was left undone of an upload found on the volume, unless a live instance looks after it."""
+        if await self._looked_after(record):
+            return
         if record.upload_id not in self._live:
             await self._resume_callbacks(record)
         if record.status.final or record.joined:
             # Deleting may have been cut short.
             keeps = not record.status.final or ending.keeps_file(record)
             await self.services.volume.drop_bytes(record, file_too=not keeps)
+
+    async def _looked_after(self, record: Record) -> bool:
+        """Return whether another instance owns the upload, and seems to live."""
+        owner, services = record.owner, self.services
+        if owner is None or same_run(owner, services.identity) or not services.volume.shared:
+            return False
+        if any(same_run(each.identity, owner) for each in services.registry.instances):
+            return True
+        return not (await services.volume.gone(owner) or await services.registry.lapsed(owner))
 
     async def _resume_callbacks(self, record: Record) -> None:
         if record.status in (Status.COMPLETE, Status.HANDING_OVER) and not record.joined:
@@ -163,17 +189,12 @@ class Keeper:
     async def _pull(self, upload_id: str) -> OwnedUpload:
         record = await self.read(upload_id)
         try:
-            if record.owner == self.services.identity:
-                # Evicted from memory earlier; the tenure is still ours.
+            upload = None
+            if same_run(record.owner, self.services.identity):
+                # Evicted from memory earlier; the tenure may still be ours.
                 upload = await self._reloaded(record)
-            else:
-                upload = await pull(record, self.services)
-                log.info(
-                    events.UPLOAD_PULLED,
-                    upload_id=upload_id,
-                    offset=upload.offsets.get(None, 0),
-                    reason="parked" if record.owner is None else "orphan",
-                )
+            if upload is None:
+                upload = await acquire(upload_id, self.services)
         except LostBytesError as lost:
             await ending.lose(lost.upload)
             log.error(events.UPLOAD_LOST, upload_id=upload_id)
@@ -188,7 +209,10 @@ class Keeper:
             ending.start_joining(upload)
         return upload
 
-    async def _reloaded(self, record: Record) -> OwnedUpload:
+    async def _reloaded(self, record: Record) -> OwnedUpload | None:
+        """Return the upload as this run's own tenure left it; None: another tenure has begun."""
+        if not await self.services.volume.look(record.upload_id, record.epoch):
+            return None
         offsets: dict[str | None, int] = {}
         upload = OwnedUpload(record, offsets, self.services)
         if record.status is Status.OPEN:
@@ -215,15 +239,83 @@ class Keeper:
         if upload.in_use:
             return
         try:
-            await upload.rest()
+            if self.services.volume.shared and upload.record.status is Status.OPEN:
+                # Whoever gets its client next need not ask.
+                async with upload.guard:
+                    if not _still_in_use(upload):
+                        await upload.park()
+            else:
+                await upload.rest()
         except VolumeError as error:
             # What is in memory is all that knows the true offset; keep it.
             self.services.health.failed(error)
             return
-        if _still_in_use(upload):
+        except Refusal:
+            # Another instance has it.
+            assert upload.superseded, upload.id
+        if _still_in_use(upload) and not upload.superseded:
             return
-        self._live.pop(upload.id, None)
-        await self.services.registry.released(upload.id, self.services.identity, upload.record.epoch)
+        self._drop(upload)
+
+    def _drop(self, upload: OwnedUpload) -> None:
+        """Have the upload in memory no more."""
+        if self._live.get(upload.id) is upload:
+            del self._live[upload.id]
+        status = upload.record.status
+        if not (upload.superseded or status is Status.OPEN or status.final):
+            self._kept.add(upload.id)
+        else:
+            self._kept.discard(upload.id)
+        self.services.unpublish(upload)
+
+    # -- giving up
+
+    async def park(self, upload: OwnedUpload, reason: CutReason) -> None:
+        """Give an upload up, so that any peer can have it; what is under way is cut.
+
+        Raises:
+            Refusal: `not_ready`: it did not come to rest, or another tenure has begun.
+            VolumeError: it could not be recorded; it is still owned.
+        """
+        async with upload.quiet(reason):
+            await upload.park()
+        self._drop(upload)
+        log.info(events.UPLOAD_PARKED, upload_id=upload.id, offset=upload.offsets.get(None, 0), reason=reason.value)
+
+    def disown(self, upload_id: str) -> None:
+        """Forget that an upload at rest was owned: it is gone, or another instance has it."""
+        self._kept.discard(upload_id)
+
+    async def recall(self, recall: Recall) -> Recalled:
+        """Park an open upload because its client came to a peer.
+
+        Raises:
+            Refusal, VolumeError: not now.
+        """
+        upload_id = recall.upload_id
+        under_way = self._pulling.get(upload_id)
+        if under_way is not None:
+            await self.services.clock.timeout(self.services.options.hold_s, under_way)
+        upload = self._live.get(upload_id)
+        if upload is None:
+            record = await self.read(upload_id)
+            if not same_run(record.owner, self.services.identity) or record.epoch != recall.epoch:
+                return Recalled.NOT_OWNER
+            if record.status is not Status.OPEN:
+                return Recalled.NOT_OPEN
+            upload = await self._owned(upload_id)
+        if upload.record.epoch != recall.epoch:
+            # An old one: the upload has been here anew since.
+            return Recalled.NOT_OWNER
+        if upload.record.status is not Status.OPEN:
+            return Recalled.NOT_OPEN
+        try:
+            await self.park(upload, CutReason.PREEMPTED)
+        except Refusal:
+            if not upload.superseded:
+                raise
+            self._drop(upload)
+        return Recalled.PARKED if upload.parked else Recalled.NOT_OWNER
 
 
 def _still_in_use(upload: OwnedUpload) -> bool:

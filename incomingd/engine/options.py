@@ -20,6 +20,8 @@ class EngineOptions:
 
     durability: Durability = Durability.ACKNOWLEDGEMENT
     hold_s: float = 10.0
+    lease_s: float = 5.0
+    """An owner that says nothing for so long may be passed over."""
     expires_in_s: float = 7 * 86400.0
     expires_in_max_s: float = 30 * 86400.0
     records_keep_s: float = 7 * 86400.0

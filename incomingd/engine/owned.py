@@ -22,8 +22,10 @@ from incomingd.core.tenure import Claim, ClaimKind, Identity
 from incomingd.engine.events import Events, Told
 from incomingd.engine.health import VolumeHealth
 from incomingd.engine.options import Durability
+from incomingd.engine.state import InstanceState
 from incomingd.engine.turns import Turns
 from incomingd.log import events, get_logger
+from incomingd.peers.calls import LonePeers, Peers
 from incomingd.storage.body import CutReason
 from incomingd.storage.volume import ClaimTakenError, VolumeError
 
@@ -59,6 +61,8 @@ class Services:
     events: Events
     options: EngineOptions
     boot_id: str
+    peers: Peers = field(default_factory=LonePeers)
+    state: InstanceState = field(default_factory=InstanceState)
     health: VolumeHealth = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +71,19 @@ class Services:
     def new_token(self) -> str:
         """Return 128 random bits, spelled in hex."""
         return f"{self.clock.random_bits(128):032x}"
+
+    def publish(self, upload: OwnedUpload) -> None:
+        """Tell the registry who owns the upload. Nothing waits for that, since nothing is proved by it."""
+        epoch = upload.record.epoch
+        _ = self.clock.spawn(self._publish(upload.id, epoch), name=f"publish {upload.id}")
+
+    async def _publish(self, upload_id: str, epoch: int) -> None:
+        await self.registry.owned(upload_id, self.identity, epoch)
+
+    def unpublish(self, upload: OwnedUpload) -> None:
+        """Tell the registry that this instance owns it no more."""
+        epoch = upload.record.epoch
+        _ = self.clock.spawn(self.registry.released(upload.id, self.identity, epoch), name=f"unpublish {upload.id}")
 
     def report_join_failure(self, record: Record, error: VolumeError) -> None:
         """Log that the complete file could not be made; it is tried again."""
@@ -93,6 +110,8 @@ class OwnedUpload:
         """Requests and deliveries under way; memory keeps what is busy."""
         self.superseded = False
         """Another tenure has begun: nothing may be answered from here."""
+        self.parked = False
+        """This instance has given it up itself."""
         self.joining: asyncio.Task[None] | None = None
         self._turns: dict[str | None, Turns] = {}
 
@@ -117,7 +136,12 @@ class OwnedUpload:
     @property
     def in_use(self) -> bool:
         """Whether anything is done to it just now: memory must keep it."""
-        return self.busy > 0 or any(turns.open is not None for turns in self._turns.values())
+        return self.busy > 0 or self.appending
+
+    @property
+    def appending(self) -> bool:
+        """Whether bytes are coming in just now."""
+        return any(turns.open is not None for turns in self._turns.values())
 
     def touch(self) -> None:
         """Somebody asked for it."""
@@ -189,9 +213,23 @@ class OwnedUpload:
         """Whether what happens once to an upload must survive a power loss: beginnings, completion, ends."""
         return self.services.options.durability is not Durability.NONE
 
-    async def write(self, record: Record, *, sync: bool) -> None:
-        """Replace the record; what is in memory follows what is stored."""
+    async def write(self, record: Record, *, sync: bool, look: bool = True) -> None:
+        """Replace the record; what is in memory follows what is stored.
+
+        Only this tenure writes this record, so that a tenure that is over harms nobody by it. But nothing may follow
+        from it then.
+
+        Args:
+            record: the new one.
+            sync: it must survive a power loss.
+            look: make sure that this tenure is the last; not where the caller looks before it answers.
+
+        Raises:
+            Refusal: `not_ready`: another tenure has begun.
+        """
         assert self.guard.locked()
+        if self.superseded:
+            raise Refusal(Code.NOT_READY, retry_after_s=1)
         record = replace(record, boot_id=self.services.boot_id)
         try:
             await self.services.volume.write(record, sync=sync)
@@ -205,6 +243,8 @@ class OwnedUpload:
             del self._turns[name]
             self.offsets.pop(name, None)
         self.services.events.changed(record.upload_id)
+        if look and self.services.volume.shared:
+            await self.look()
 
     async def claim(self, kind: ClaimKind) -> Record:
         """Claim the next epoch; return the record with it, for :meth:`write`.
@@ -255,7 +295,7 @@ class OwnedUpload:
         if content.unverified_from is None and content.noted_offset == noted_offset:
             return
         noted = replace(content, noted_offset=noted_offset, unverified_from=None)
-        await self.write(self.record.with_target(part, noted), sync=sync)
+        await self.write(self.record.with_target(part, noted), sync=sync, look=False)
 
     # -- coming to rest
 
@@ -287,6 +327,9 @@ class OwnedUpload:
                 left_s = deadline - self.services.clock.monotonic()
                 await turns.quiesce(place, reason, hold_s=left_s)
             await self._hold_guard(deadline - self.services.clock.monotonic())
+            if self.superseded:
+                self.guard.release()
+                raise Refusal(Code.NOT_READY, retry_after_s=1)
             if all(turns.open is None for turns in self._turns_of(part)):
                 break
             self.guard.release()
@@ -333,9 +376,29 @@ class OwnedUpload:
 
     async def note_all(self) -> None:
         """Do what :meth:`rest` does, under the guard."""
-        if self.superseded or self.record.status is not Status.OPEN:
+        if self.superseded:
             return
+        record = await self._noted()
+        if record is not self.record:
+            await self.write(record, sync=True)
+
+    async def park(self) -> None:
+        """Give the upload up, so that any peer can have it. Under the guard, with every append at rest."""
+        if self.superseded:
+            return
+        record = await self._noted()
+        changed = record is not self.record
+        if not record.status.final:
+            record = record.after(Event.PARK)
+        await self.write(replace(record, owner=None), sync=changed or self.syncs_completion)
+        # Whoever waited for it here finds it gone.
+        self.superseded = self.parked = True
+
+    async def _noted(self) -> Record:
+        """Return the record with the true offsets, which are durable then; the same one if it has them."""
         record = self.record
+        if record.status is not Status.OPEN:
+            return record
         for part, offset in self.offsets.items():
             content = record.target(part)
             if content is None or content.noted_offset == offset:
@@ -343,71 +406,7 @@ class OwnedUpload:
             await self.services.volume.sync_segments(record, content)
             noted = replace(content, noted_offset=offset, unverified_from=None)
             record = record.with_target(part, noted)
-        if record is not self.record:
-            await self.write(record, sync=True)
-
-
-async def pull(record: Record, services: Services) -> OwnedUpload:
-    """Become the owner of an upload: claim - seal - measure - record.
-
-    Args:
-        record: the last one, parked or of a tenure that is over.
-        services: of this engine.
-
-    Raises:
-        Refusal: `not_ready`: somebody else was first.
-    """
-    upload = OwnedUpload(record, {}, services)
-    async with upload.guard:
-        pulled = await upload.claim(ClaimKind.PULL)
-        if not record.status.final:
-            pulled = pulled.after(Event.PULL)
-        if record.status is Status.OPEN:
-            pulled, lost = await _measured(pulled, upload)
-            if lost:
-                await upload.write(pulled, sync=True)
-                raise LostBytesError(upload)
-        await upload.write(pulled, sync=services.options.durability is not Durability.NONE)
-    await services.registry.owned(upload.id, services.identity, upload.record.epoch)
-    return upload
-
-
-class LostBytesError(Exception):
-    """The volume has fewer bytes than were promised; the upload ends as lost."""
-
-    def __init__(self, upload: OwnedUpload) -> None:
-        super().__init__(upload.id)
-        self.upload = upload
-
-
-async def _measured(record: Record, upload: OwnedUpload) -> tuple[Record, bool]:
-    """Return the record with its offsets measured, and whether bytes are lost."""
-    services = upload.services
-    lost = False
-    targets: list[tuple[str | None, Content]] = [(None, record.content), *record.parts]
-    for part, content in targets:
-        if part is None and record.final_of is not None:
-            upload.offsets[None] = 0
-            continue
-        offset = await services.volume.measure(record, content)
-        lost = lost or offset < content.noted_offset
-        upload.offsets[part] = offset
-        if record.boot_id != services.boot_id or content.unverified_from is not None:
-            # The record that follows does not tell these bytes from good ones.
-            await services.volume.cut_back(record.upload_id, content, offset)
-        record = record.with_target(part, _to_go_on(part, record, content, offset, services.volume.id))
-    return record, lost
-
-
-def _to_go_on(part: str | None, record: Record, content: Content, offset: int, volume_id: str) -> Content:
-    """Return *content*, measured, with the segment into which the next bytes go."""
-    growing = content.growing
-    noted_offset = min(content.noted_offset, offset)
-    if growing is not None and offset < growing.start:
-        content, growing = content.cut_at(offset), None
-    if growing is None and (content.length is None or offset < content.length):
-        content = content.grown_by(segment_name(part, record.epoch), volume_id, offset)
-    return replace(content, noted_offset=noted_offset, unverified_from=None)
+        return record
 
 
 def segment_name(part: str | None, epoch: int) -> str:

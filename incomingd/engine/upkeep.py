@@ -16,6 +16,7 @@ from incomingd.core.status import Status
 from incomingd.engine import ending
 from incomingd.engine.bell import Bell
 from incomingd.engine.events import Told
+from incomingd.engine.guardian import Guardian
 from incomingd.log import events, get_logger
 from incomingd.storage.volume import RecordUnreadableError, VolumeError
 
@@ -39,6 +40,7 @@ class Upkeep:
         self._removed_since_keys = 0
         self._keys_at = 0.0
         self._bell = Bell()
+        self.guardian = Guardian(engine.services, self.wake)
         self._untidy: set[str] = set()
         """Groups in which something should have been deleted."""
         self._passed: set[str] = set()
@@ -89,16 +91,18 @@ class Upkeep:
         unseen: set[str] = set()
         expired = deleted = 0
         try:
-            if first:
+            if services.volume.shared:
+                unseen = await self.guardian.to_visit()
+            elif first:
                 unseen = set(await services.volume.groups()) - self._passed
             for group in sorted(unseen.union(self._due_groups())):
                 counts = await self._visit(group, first=group in unseen)
                 expired += counts[0]
                 deleted += counts[1]
-                if first:
+                if first or unseen:
                     # Thousands of records must not delay a request.
                     await services.clock.sleep(0)
-            if first and unseen <= self._passed:
+            if first and (services.volume.shared or unseen <= self._passed):
                 self._passed.clear()
                 self.first_pass_done.set()
             await self._forget_keys()
@@ -114,7 +118,13 @@ class Upkeep:
 
     def _due_groups(self) -> list[str]:
         now = self._engine.services.clock.now()
-        return [group for group, due in self._due.items() if due <= now]
+        due = [group for group, at in self._due.items() if at <= now]
+        for group in [group for group in due if not self.guardian.guards(group)]:
+            # Another instance has it; should it come back, it is looked through as a whole.
+            del self._due[group]
+            self.guardian.visit_again(group)
+            due.remove(group)
+        return due
 
     async def _visit(self, group: str, *, first: bool) -> tuple[int, int]:
         """Do what is due in one group; return how many expired and were deleted.
@@ -166,6 +176,7 @@ class Upkeep:
             self._due[group] = min(self._due.get(group, NEVER), self._engine.services.clock.now())
             if took_up:
                 self._untidy.add(group)
+                self.guardian.visit_again(group)
         elif not self.first_pass_done.is_set():
             self._passed.add(group)
 

@@ -19,6 +19,7 @@ from incomingd.core.status import Status
 from incomingd.engine import ending
 from incomingd.engine.bell import Bell
 from incomingd.engine.events import Told
+from incomingd.engine.pulling import OwnedElsewhereError
 from incomingd.handover.slots import Slots
 from incomingd.log import events, get_logger
 from incomingd.metrics import Metrics
@@ -163,6 +164,9 @@ class Handover:
                 elif record.status is Status.AWAITING_APP:
                     await self._look_at_deadline(upload)
                 self.plan(upload.record)
+        except OwnedElsewhereError:
+            # A live instance has it, and hands it over.
+            pass
         except (Refusal, VolumeError) as error:
             log.warning(events.UPKEEP_DELAYED, upload_id=upload_id, detail=str(error))
             if not (isinstance(error, Refusal) and error.code is Code.UPLOAD_UNKNOWN):

@@ -23,9 +23,9 @@ class Field:
 # What every event may have besides its own fields: set for a request once, or by the way it is logged.
 COMMON_FIELDS: Final = MappingProxyType(
     {
+        "exception": Field("A traceback, without the values of variables."),
         "request_id": Field("The request in question: the same id as in its answer and in problem documents."),
         "trace_id": Field("The trace (W3C Trace Context) that the request belongs to, where it named one."),
-        "exception": Field("A traceback, without the values of variables."),
     }
 )
 
@@ -59,7 +59,14 @@ FIELDS: Final = MappingProxyType(
         "method": Field("The method of the request."),
         "needs_restart": Field("Keys that have changed and take effect at the next start only."),
         "next_attempt_in_s": Field("When the next attempt is made; null where none is."),
+        "came": Field("Names of instances that were not there before."),
+        "count": Field("How many there are now."),
+        "epoch": Field("The number of the claim by which the tenure in question began."),
+        "gone": Field("Names of instances that are not there any more."),
+        "invited": Field("How many uploads another instance was asked to look after."),
+        "kind": Field("What it is."),
         "offset": Field("The offset in bytes."),
+        "peer": Field("The other instance."),
         "offset_after": Field("The offset when it ended, in bytes."),
         "offset_before": Field("The offset when it began, in bytes."),
         "part": Field("The number of the part, for a part of a parallel upload."),
@@ -205,7 +212,65 @@ VOLUME_RECOVERED: Final = _event(
 # Uploads
 TICKET_CREATED: Final = _event("ticket.created", "info", "A web app got a ticket.", "upload_id length address")
 UPLOAD_PULLED: Final = _event(
-    "upload.pulled", "info", "This instance has become the owner of an upload.", "upload_id offset reason duration_s"
+    "upload.pulled",
+    "info",
+    "This instance has become the owner of an upload.",
+    "upload_id offset reason epoch",
+    reason="`parked`; `orphan`: its owner is gone; `silent`: its owner did not answer for a lease time; `abandoned`:"
+    " its owner lives and has let go of it; `own`: this run has let go of it before.",
+)
+UPLOAD_PARKED: Final = _event(
+    "upload.parked",
+    "info",
+    "This instance has given an upload up, so that any other can have it.",
+    "upload_id offset reason",
+    reason="`preempted`: its client came to another instance; `stopping`: this one is being emptied.",
+)
+DRAIN_STARTED: Final = _event(
+    "drain.started", "info", "This instance gives all its uploads away and takes none.", "uploads"
+)
+DRAIN_ENDED: Final = _event(
+    "drain.ended", "info", "Nothing is here any more that another instance could have.", "uploads invited duration_s"
+)
+DRAIN_UNDONE: Final = _event("drain.undone", "info", "This instance takes uploads again.", "")
+DRAIN_INVITATIONS_LOST: Final = _event(
+    "drain.invitations_lost",
+    "info",
+    "The registry could not be told whom parked uploads are for: the instances that look after them find them.",
+    "uploads",
+)
+REGISTRY_LOST: Final = _event(
+    "registry.lost",
+    "warning",
+    "The registry is out of reach: this instance goes on with what it owns, and finds other owners by their claims.",
+    "code detail",
+)
+REGISTRY_BACK: Final = _event("registry.back", "info", "The registry answers.", "")
+REGISTRY_RESET: Final = _event(
+    "registry.reset",
+    "warning",
+    "The registry has lost what it knew, or is another server: this instance tells it again what it owns.",
+    "",
+)
+REGISTRY_VALUE_UNREADABLE: Final = _event(
+    "registry.value_unreadable",
+    "warning",
+    "A value in the registry is damaged or of an unknown format; it counts as missing.",
+    "kind detail",
+    kind="`lease`, `ownership` or `invitation`.",
+)
+REGISTRY_NAME_SHARED: Final = _event(
+    "registry.name_shared",
+    "error",
+    "Another process keeps a lease under this instance's name: give each instance a name of its own.",
+    "peer",
+)
+RING_CHANGED: Final = _event("ring.changed", "info", "Instances have come or gone.", "came gone count")
+UPLOAD_SUPERSEDED: Final = _event(
+    "upload.superseded",
+    "warning",
+    "Another instance has taken the upload: nothing of what this one did since was told to anybody.",
+    "upload_id epoch",
 )
 UPLOAD_BEGUN_ANEW: Final = _event(
     "upload.begun_anew",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 
 import pytest
 
 from incomingd.core.errors import Code, Refusal
-from incomingd.core.record import Record
 from incomingd.core.status import Status
 from incomingd.engine.engine import View
 from incomingd.engine.options import EngineOptions
 from incomingd.log import events
+from incomingd.wire.backend import ChangeDocument
 from tests.engine.logs import Logged
 from tests.engine.world import DAY_S, Feed, Trouble, new_terms, refused, running
 from tests.support.virtual import settle, virtual
@@ -113,10 +112,7 @@ async def test_a_ticket_that_is_given_more_time_expires_later() -> None:
     async with running() as world:
         upload_id = await world.ticket(expires_in_s=3600.0)
 
-        def later(record: Record) -> Record:
-            return dataclasses.replace(record, expires_at=record.expires_at + 7200.0)
-
-        view = await world.engine.change(upload_id, later)
+        view = await world.engine.change(upload_id, ChangeDocument.model_validate({"expires_in_s": 3 * 3600.0}))
         assert isinstance(view, View)
         await world.clock.sleep(3 * 3600.0 - 60.0)
         assert await world.status(upload_id) is Status.OPEN
@@ -129,10 +125,7 @@ async def test_a_ticket_that_is_given_less_time_expires_earlier() -> None:
     async with running() as world:
         upload_id = await world.ticket()
 
-        def sooner(record: Record) -> Record:
-            return dataclasses.replace(record, expires_at=world.clock.now() + 60.0)
-
-        await world.engine.change(upload_id, sooner)
+        await world.engine.change(upload_id, ChangeDocument.model_validate({"expires_in_s": 60.0}))
         await world.clock.sleep(180.0)
         assert await world.status(upload_id) is Status.EXPIRED
 
@@ -146,32 +139,26 @@ async def test_a_change_leaves_an_open_append_alone() -> None:
         under_way = world.appending(upload_id, 0, body)
         await settle()
 
-        def relabel(record: Record) -> Record:
-            return dataclasses.replace(record, terms=dataclasses.replace(record.terms, labels=("new",)))
-
-        view = await world.engine.change(upload_id, relabel)
+        view = await world.engine.change(upload_id, ChangeDocument.model_validate({"app_data": {"new": 1}}))
         assert (view.offset, body.was_cut) == (3, None)
         body.send(b"def")
         body.end()
         assert not isinstance(await under_way, Refusal)
-        assert (await world.record(upload_id)).terms.labels == ("new",)
+        assert (await world.record(upload_id)).terms.app_data == {"new": 1}
 
 
 @virtual
 async def test_a_refused_change_changes_nothing() -> None:
     async with running() as world:
-        upload_id = await world.ticket()
+        upload_id = await world.ticket(length=10)
         before = (await world.view(upload_id)).record
 
-        def refuse(record: Record) -> Record:
-            raise Refusal(Code.FIELD_INVALID)
-
         with refused(Code.FIELD_INVALID):
-            await world.engine.change(upload_id, refuse)
+            await world.engine.change(upload_id, ChangeDocument.model_validate({"max_length": 5}))
         assert (await world.view(upload_id)).record.terms == before.terms
         await world.engine.cancel(upload_id, "")
         with refused(Code.TOO_LATE):
-            await world.engine.change(upload_id, lambda record: record)
+            await world.engine.change(upload_id, ChangeDocument.model_validate({"app_data": {"new": 1}}))
 
 
 @virtual

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
 import json
 from typing import Any
@@ -17,6 +16,7 @@ from incomingd.engine.options import EngineOptions
 from incomingd.handover import HandoverOptions
 from incomingd.log import events
 from incomingd.storage.volume import VolumeFullError
+from incomingd.wire.backend import ChangeDocument
 from incomingd.wire.callback import Answer
 from tests.engine.logs import Logged
 from tests.engine.world import DAY_S, Trouble, World, refused, running
@@ -538,12 +538,7 @@ async def test_changed_terms_count_from_the_next_attempt_on(logged: Logged) -> N
         upload_id = await world.uploaded(b"abc")
         await world.clock.sleep(60.0)
 
-        def move(record: Record) -> Record:
-            return dataclasses.replace(
-                record, terms=dataclasses.replace(record.terms, finish_url="http://new.example/")
-            )
-
-        await world.engine.change(upload_id, move)
+        await world.engine.change(upload_id, ChangeDocument.model_validate({"finish_url": "http://new.example/"}))
         world.app.answer = (200, b"done")
         await world.reached(upload_id, Status.FINISHED)
         assert world.app.calls[-1][2].url == "http://new.example/"

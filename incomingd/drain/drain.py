@@ -1,0 +1,311 @@
+"""Drain: the mode in which an instance gives all its uploads away and takes none.
+
+What is open is parked: whoever gets its client next pulls it. What is complete
+is parked with an invitation to its successor on the ring, so that its hand-over
+goes on. What no peer takes is on the volume, and is there after the restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from incomingd.core.errors import Refusal
+from incomingd.core.ring import successor
+from incomingd.core.status import Status
+from incomingd.engine.pulling import LostBytesError, OwnedElsewhereError
+from incomingd.engine.state import Balancing
+from incomingd.log import events, get_logger
+from incomingd.registry.registry import Invitation, RegistryUnavailableError
+from incomingd.storage.body import CutReason
+from incomingd.storage.volume import VolumeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from incomingd.core.tenure import Identity
+    from incomingd.engine.engine import Engine
+    from incomingd.engine.owned import OwnedUpload
+
+log = get_logger()
+
+POLL_S: Final = 0.02
+AT_ONCE: Final = 16
+"""Uploads that are put down at the same time: each waits for the disk."""
+SOON_LOOK_S: Final = 0.25
+"""For so long it is watched how fast appends go, to know which end soon."""
+SOON_S: Final = 1.0
+"""Appends that end within so long may end."""
+RETRY_S: Final = 0.5
+INVITED_AT_ONCE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class DrainOptions:
+    """Replaced as a whole when the configuration is read again."""
+
+    cuts_per_s: float = 500.0
+    """Clients that are cut come back at once, and each costs its next instance a pull."""
+    balancer_s: float = 2.0
+    """How long to wait for a balancer to hear each word, where one asks."""
+    callbacks_s: float = 5.0
+    """How long callbacks that are under way may go on; then they are made again elsewhere."""
+    asked: bool = False
+    """There is an agent listener: balancers ask what they are to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a drain has come."""
+
+    uploads: int
+    """Owned when it began."""
+    left: int
+    appends_open: int
+    callbacks_open: int
+    parked: int
+    invited: int
+    began_at: float
+    """Unix time, s."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for ``/status``."""
+        return {
+            "uploads": self.uploads,
+            "left": self.left,
+            "appends_open": self.appends_open,
+            "callbacks_open": self.callbacks_open,
+            "parked": self.parked,
+            "invited": self.invited,
+            "began_at": self.began_at,
+        }
+
+
+class Drain:
+    """One for each process.
+
+    Args:
+        engine: that is emptied.
+        options: see there.
+        callbacks_open: how many callbacks are being made just now.
+        progressed: called whenever something was put down, for service managers.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        options: DrainOptions,
+        *,
+        callbacks_open: Callable[[], int],
+        progressed: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        self._engine = engine
+        self.options = options
+        self._callbacks_open = callbacks_open
+        self.progressed = progressed
+        self._task: asyncio.Task[None] | None = None
+        self._uploads = 0
+        self._parked = 0
+        self._invited = 0
+        self._began_at = 0.0
+        self._invitations: dict[Identity, list[Invitation]] = defaultdict(list)
+
+    @property
+    def progress(self) -> Progress:
+        """How far it has come."""
+        live = self._engine.live
+        return Progress(
+            uploads=self._uploads,
+            left=sum(1 for upload in live if _counts(upload)) + len(self._engine.keeper.at_rest),
+            appends_open=sum(1 for upload in live if upload.appending),
+            callbacks_open=self._callbacks_open(),
+            parked=self._parked,
+            invited=self._invited,
+            began_at=self._began_at,
+        )
+
+    # -- what operators do
+
+    def start(self) -> None:
+        """Begin, unless it goes on or is done."""
+        state = self._engine.state
+        if state.draining or state.stopping:
+            return
+        services = self._engine.services
+        state.drain()
+        self._began_at = services.clock.now()
+        self._parked = self._invited = 0
+        self._uploads = self.progress.left
+        log.info(events.DRAIN_STARTED, uploads=self._uploads)
+        self._task = services.clock.spawn(self._run(), name="drain")
+
+    async def undo(self) -> None:
+        """Take uploads again. What was given away stays where it is."""
+        state = self._engine.state
+        if not state.draining:
+            return
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([self._task])
+            self._task = None
+        state.ready()
+        registry = self._engine.services.registry
+        await registry.advertise(replace(registry.instance, draining=False))
+        log.info(events.DRAIN_UNDONE)
+
+    async def wait(self, within_s: float) -> bool:
+        """Return whether it is done, at the latest after *within_s*."""
+        if self._task is None:
+            return True
+        await self._engine.services.clock.timeout(within_s, self._task)
+        return self._task.done()
+
+    # -- the steps
+
+    async def _run(self) -> None:
+        engine, clock = self._engine, self._engine.services.clock
+        registry = engine.services.registry
+        await registry.advertise(replace(registry.instance, draining=True))
+        await self._told(Balancing.DRAIN)
+        engine.state.takes_nothing = True
+        await self._told(Balancing.MAINT)
+        await self._put_down_open()
+        await self._let_callbacks_end()
+        while self.progress.left:
+            await self._put_down_all()
+            await self._invite()
+            self.progressed(self.progress)
+            if self.progress.left:
+                # A disk that does not answer, a request that is still being answered.
+                await clock.sleep(RETRY_S)
+        engine.state.drained()
+        done = self.progress
+        log.info(
+            events.DRAIN_ENDED,
+            uploads=done.parked,
+            invited=done.invited,
+            duration_s=round(clock.now() - self._began_at, 3),
+        )
+        self.progressed(done)
+
+    async def _told(self, word: Balancing) -> None:
+        """Wait until a balancer has heard *word*: before that it sends more of what is to be cut."""
+        if not self.options.asked:
+            return
+        clock = self._engine.services.clock
+        deadline = clock.monotonic() + self.options.balancer_s
+        while not self._engine.state.balancing_told.get(word) and clock.monotonic() < deadline:
+            await clock.sleep(POLL_S)
+        # It acts on it within a turn of its own.
+        await clock.sleep(POLL_S)
+
+    async def _put_down_open(self) -> None:
+        """Park what is open: at once what is at rest, after its append what ends soon, the others cut, in turn."""
+        clock = self._engine.services.clock
+        before = {upload.id: upload.live_offset() for upload in self._engine.live if upload.appending}
+        resting = [
+            upload for upload in self._engine.live if not upload.appending and upload.record.status is Status.OPEN
+        ]
+        await self._each(resting, self._park)
+        if before:
+            await clock.sleep(SOON_LOOK_S)
+        soon: list[OwnedUpload] = []
+        others: list[OwnedUpload] = []
+        for upload in self._engine.live:
+            if upload.record.status is Status.OPEN:
+                (soon if self._ends_soon(upload, before.get(upload.id)) else others).append(upload)
+        began = clock.monotonic()
+        cuts = self.options.cuts_per_s
+        parking: list[asyncio.Task[None]] = []
+        for number, upload in enumerate(others):
+            await clock.sleep(max(began + number / cuts - clock.monotonic(), 0.0))
+            parking.append(clock.spawn(self._park(upload), name=f"park {upload.id}"))
+        deadline = began + SOON_S
+        while any(upload.appending for upload in soon) and clock.monotonic() < deadline:
+            await clock.sleep(POLL_S)
+        await self._each([upload for upload in soon if not upload.superseded], self._park)
+        if parking:
+            await asyncio.wait(parking)
+
+    def _ends_soon(self, upload: OwnedUpload, before: int | None) -> bool:
+        length = upload.resource(None).length
+        offset = upload.live_offset()
+        if before is None or length is None or not upload.appending:
+            return False
+        return (length - offset) * SOON_LOOK_S <= (offset - before) * SOON_S
+
+    async def _let_callbacks_end(self) -> None:
+        clock = self._engine.services.clock
+        deadline = clock.monotonic() + self.options.callbacks_s
+        while self._callbacks_open() and clock.monotonic() < deadline:
+            await clock.sleep(POLL_S)
+
+    async def _put_down_all(self) -> None:
+        await self._each([upload for upload in self._engine.live if _counts(upload)], self._park)
+        for upload in self._engine.live:
+            if not _counts(upload):
+                await self._engine.keeper.evict(upload)
+        await self._each(self._engine.keeper.at_rest, self._park_at_rest)
+
+    async def _each(self, items: list[Any], work: Callable[[Any], Any]) -> None:
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def one(item: Any) -> None:
+            async with turns:
+                await work(item)
+
+        await asyncio.gather(*(one(item) for item in items))
+
+    async def _park(self, upload: OwnedUpload) -> None:
+        services = self._engine.services
+        if upload.superseded:
+            return
+        try:
+            await self._engine.keeper.park(upload, CutReason.STOPPING)
+        except Refusal:
+            # It has not come to rest yet; or another instance has it, and then it is not counted any more.
+            return
+        except VolumeError as error:
+            services.health.failed(error)
+            return
+        self._parked += 1
+        self.progressed(self.progress)
+        record = upload.record
+        if record.status is Status.OPEN or record.status.final:
+            return
+        registry = services.registry
+        guest = successor(upload.id, registry.instances, volume_id=services.volume.id, without={services.identity})
+        if guest is not None:
+            self._invitations[guest.identity].append(Invitation(upload.id, record.epoch, services.identity))
+        if sum(map(len, self._invitations.values())) >= INVITED_AT_ONCE:
+            await self._invite()
+
+    async def _park_at_rest(self, upload_id: str) -> None:
+        try:
+            async with self._engine.keeper.owning(upload_id) as upload:
+                pass
+        except (Refusal, VolumeError, OwnedElsewhereError, LostBytesError):
+            # It is gone, or another instance has it.
+            self._engine.keeper.disown(upload_id)
+            return
+        await self._park(upload)
+
+    async def _invite(self) -> None:
+        registry = self._engine.services.registry
+        invitations, self._invitations = self._invitations, defaultdict(list)
+        for guest, uploads in invitations.items():
+            try:
+                await registry.invite(guest, uploads)
+                self._invited += len(uploads)
+            except RegistryUnavailableError:
+                # They are parked: their guardians find them.
+                log.info(events.DRAIN_INVITATIONS_LOST, uploads=len(uploads))
+
+
+def _counts(upload: OwnedUpload) -> bool:
+    """Whether the upload has to be given away; of one that has ended nobody needs to be the owner."""
+    return not upload.superseded and (not upload.record.status.final or upload.busy > 0)
