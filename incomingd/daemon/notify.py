@@ -95,6 +95,7 @@ class Notifier:
             yield
         except Exception:
             self._tell("READY=1", f"{status}; the new configuration was refused, see the log")
+            self._told = status
             raise
         else:
             self._tell("READY=1", status)
