@@ -19,11 +19,13 @@ Message = dict[str, str]
 
 # Sets what has to carry the process's own id, puts the sockets where they are looked for, and becomes the daemon.
 _ACTIVATE = """
-import os, sys
-count, names, *command = sys.argv[1:]
-for number in range(int(count)):
-    os.set_inheritable(3 + number, True)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count, "LISTEN_FDNAMES": names}
+import fcntl, os, sys
+descriptors, names, *command = sys.argv[1:]
+# First out of the way of the numbers that they shall have.
+handed = [fcntl.fcntl(int(each), fcntl.F_DUPFD_CLOEXEC, 100) for each in descriptors.split(",")]
+for number, each in enumerate(handed):
+    os.dup2(each, 3 + number)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(handed)), "LISTEN_FDNAMES": names}
 os.execv(command[0], command)
 """
 
@@ -93,20 +95,14 @@ class Activated(Daemon):
         handed = [each.fileno() for _, each in self.sockets]
         names = ":".join(name for name, _ in self.sockets)
 
-        def place() -> None:
-            # First out of the way of the numbers that they shall have.
-            for number, descriptor in enumerate([os.dup(each) for each in handed]):
-                os.dup2(descriptor, 3 + number, inheritable=True)
-
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _ACTIVATE, str(len(handed)), names, *self.command()],
+                [sys.executable, "-c", _ACTIVATE, ",".join(map(str, handed)), names, *self.command()],
                 cwd=self.folder,
                 env=environment | {"PYTHONPATH": str(ROOT), "INCOMINGD_STRICT_LOG": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=range(3, 3 + len(handed)),
-                preexec_fn=place,
+                pass_fds=handed,
             )
         self.starts += 1
