@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from incomingd.core.errors import Code, Refusal
+from incomingd.core.tenure import same_run
 from incomingd.engine.events import Told
 from incomingd.engine.state import Phase
 from incomingd.web.access import ApiHandler
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from incomingd.config.changes import Changes
     from incomingd.core.record import Record
+    from incomingd.drain import Drain
     from incomingd.engine.census import Census
     from incomingd.engine.engine import Engine, View
     from incomingd.metrics import Metrics
@@ -60,6 +62,7 @@ class AdminApi:
         census: how many uploads there are.
         reload: reads the configuration again and says what has changed; raises :class:`incomingd.config.ConfigError`
             where it has mistakes, having changed nothing.
+        drain: empties this instance.
         connections: how many are open, by listener.
     """
 
@@ -72,6 +75,7 @@ class AdminApi:
         metrics: Metrics,
         census: Census,
         reload: Callable[[], Changes],
+        drain: Drain,
         connections: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self.engine = engine
@@ -80,6 +84,7 @@ class AdminApi:
         self.metrics = metrics
         self.census = census
         self.reload = reload
+        self.drain = drain
         self.connections = connections
         self._started = engine.services.clock.monotonic()
         events = engine.services.events
@@ -118,6 +123,33 @@ class AdminApi:
             "uploads_in_memory": len(engine.live),
             "appends_open": self.metrics.appends_open,
             "connections": dict(self.connections()),
+            "drain": self.drain.progress.as_json() if engine.state.draining else None,
+            "moves_open": engine.keeper.moves_open,
+            "ring": self.ring(),
+        }
+
+    def ring(self) -> dict[str, Any]:
+        """Return what ``/ring`` tells: who is alive, as far as the registry knows."""
+        registry = self.engine.services.registry
+        own = self.engine.services.identity
+        return {
+            "registry_available": registry.available,
+            "settled": registry.settled,
+            "lease_holds": registry.lease_holds,
+            "instances": [
+                {
+                    "name": each.identity.name,
+                    "start_id": each.identity.start_id,
+                    "address": each.identity.address or None,
+                    "self": same_run(each.identity, own),
+                    "draining": each.draining,
+                    "full": each.full,
+                    "version": each.version or None,
+                    "volumes": sorted(each.volumes),
+                    "started_at": timestamp(each.started_at) if each.started_at else None,
+                }
+                for each in sorted(registry.instances, key=lambda each: each.identity.name)
+            ],
         }
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:

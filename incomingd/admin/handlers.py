@@ -80,6 +80,36 @@ class ReloadHandler(AdminHandler):
         )
 
 
+class DrainHandler(AdminHandler):
+    """``/drain``: give all uploads away, and take none."""
+
+    def post(self) -> None:
+        """Begin; ``/status`` tells how far it is. Repeats are harmless."""
+        wire.parse(wire.NothingDocument, self.document(default={}))
+        self.api.drain.start()
+        self.answer({"state": self.api.state, "drain": self.api.drain.progress.as_json()}, status=202)
+
+
+class UndrainHandler(AdminHandler):
+    """``/undrain``: take uploads again."""
+
+    async def post(self) -> None:
+        """End the drain, or take up work again after it."""
+        wire.parse(wire.NothingDocument, self.document(default={}))
+        await self.api.drain.undo()
+        self.answer({"state": self.api.state})
+
+
+class RingHandler(AdminHandler):
+    """``/ring``: the instances that are alive."""
+
+    def get(self) -> None:
+        """Answer."""
+        self.answer(self.api.ring())
+
+    head = get
+
+
 class UploadsHandler(AdminHandler):
     """``/uploads``: list uploads, as web apps do."""
 

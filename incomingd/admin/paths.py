@@ -9,11 +9,14 @@ from tornado.routing import URLSpec
 from incomingd.admin.api import PREFIX
 from incomingd.admin.handlers import (
     CancelHandler,
+    DrainHandler,
     HealthHandler,
     MetricsHandler,
     RedeliverHandler,
     ReloadHandler,
+    RingHandler,
     StatusHandler,
+    UndrainHandler,
     UploadHandler,
     UploadsHandler,
 )
@@ -26,6 +29,9 @@ PATHS: Final[dict[str, type[AdminHandler]]] = {
     "/status": StatusHandler,
     "/metrics": MetricsHandler,
     "/reload": ReloadHandler,
+    "/drain": DrainHandler,
+    "/undrain": UndrainHandler,
+    "/ring": RingHandler,
     "/uploads": UploadsHandler,
     "/uploads/{id}": UploadHandler,
     "/uploads/{id}/cancel": CancelHandler,

@@ -313,6 +313,31 @@ class Storage(Group):
     )
 
 
+class Drain(Group):
+    """Emptying an instance, so that nobody notices when it is stopped."""
+
+    deadline_s: Seconds = setting(
+        default=30,
+        ge=0,
+        le=DAY_S,
+        unit="s",
+        what="How long a drain after SIGTERM may take until the daemon stops all the same; what is left stays on the"
+        " volume.",
+        why="Longer where other instances do not reach this one's volume, and bytes have to be moved; 0 stops without"
+        " a drain. Stay below the time after which your service manager kills.",
+        reload=True,
+    )
+    cuts_per_s: Count = setting(
+        default=500,
+        ge=1,
+        le=100_000,
+        unit="1/s",
+        what="How many appends are cut in a second. Their clients come back at once, to other instances.",
+        why="Fewer where the other instances or the disk cannot take so many in a second.",
+        reload=True,
+    )
+
+
 class Shutdown(Group):
     """Stopping the daemon."""
 
@@ -398,6 +423,7 @@ class Settings(Group):
     limits: Limits = Limits()
     tus: Tus = Tus()
     storage: Storage = Storage()
+    drain: Drain = Drain()
     shutdown: Shutdown = Shutdown()
     log: Log = Log()
 

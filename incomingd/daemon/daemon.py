@@ -17,11 +17,12 @@ from incomingd import log as logging_setup
 from incomingd.clock import SystemClock
 from incomingd.core import ids
 from incomingd.core.tenure import Identity
-from incomingd.daemon import options
+from incomingd.daemon import fleet, options
 from incomingd.daemon.agent import AgentListener
 from incomingd.daemon.inherited import InheritedError, sockets
 from incomingd.daemon.listeners import Listener, ListenerOptions, ListenError
 from incomingd.daemon.notify import PATIENCE_S, Notifier
+from incomingd.drain import Drain
 from incomingd.engine.census import Census
 from incomingd.engine.engine import Engine
 from incomingd.engine.events import Events
@@ -33,7 +34,6 @@ from incomingd.handover import Handover
 from incomingd.handover.caller import HttpCaller
 from incomingd.log import events, get_logger
 from incomingd.metrics import Metrics
-from incomingd.registry.memory import MemoryRegistry
 from incomingd.storage.directory import DirectoryOptions, DirectoryVolume
 from incomingd.web.exchange import ExchangeOptions
 from incomingd.web.handler import JSON_BYTES_MAX, UnknownPathHandler, log_nothing
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from incomingd.config import Changes, Settings
+    from incomingd.drain import Progress
 
 log = get_logger()
 
@@ -61,9 +62,11 @@ class Daemon:
         self._listeners: list[Listener] = []
         self._agents: list[AgentListener] = []
         self.clock = SystemClock()
-        self.volume = _open_volume(settings, self.clock)
-        self.identity = Identity(name=settings.instance, start_id=f"{self.clock.random_bits(128):032x}")
-        self.registry = MemoryRegistry(self.identity)
+        self.identity = Identity(
+            name=settings.instance, start_id=f"{self.clock.random_bits(128):032x}", address=settings.peer.url
+        )
+        self.volume = _open_volume(settings, self.clock, self.identity)
+        self.registry = fleet.make_registry(settings, self.clock, self.identity, self.volume.id)
         self.engine = Engine(
             Services(
                 clock=self.clock,
@@ -83,6 +86,13 @@ class Daemon:
         )
         self.metrics = Metrics(version=__version__, instance=settings.instance)
         self.handover = Handover(self.engine, self.caller, options.handover_options(settings), self.metrics)
+        self.registry_watch = fleet.RegistryWatch(self.engine)
+        self.drain = Drain(
+            self.engine,
+            options.drain_options(settings),
+            callbacks_open=lambda: self.handover.under_way,
+            progressed=self._tell_progress,
+        )
         self.backend = backend_api.BackendApi(self.engine, options.backend_options(settings), self.metrics)
         self.census = Census(self.engine)
         self.reload: Callable[[], Changes] | None = None
@@ -93,6 +103,7 @@ class Daemon:
             metrics=self.metrics,
             census=self.census,
             reload=self._reload,
+            drain=self.drain,
             connections=lambda: {listener.name: listener.open_connections for listener in self._listeners},
         )
         self.trusted = TrustedPeers(settings.public.trusted_proxies, setting="public.trusted_proxies")
@@ -109,6 +120,9 @@ class Daemon:
     def _reload(self) -> Changes:
         assert self.reload is not None, "a daemon is reloaded by whoever loaded its settings"
         return self.reload()
+
+    def _tell_progress(self, progress: Progress) -> None:
+        self.notifier.progress(f"draining: {progress.left} of {progress.uploads} uploads left")
 
     def _closes(self) -> bool:
         return self.engine.state.close_after_answer
@@ -195,6 +209,7 @@ class Daemon:
 
     async def start(self) -> None:
         """Answer requests from now on; what a former run left is taken up beside it."""
+        await self.registry.start()
         self._tasks = [
             self.clock.spawn(self.handover.run(), name="hand-over"),
             self.clock.spawn(self.upkeep.run(), name="upkeep"),
@@ -217,6 +232,10 @@ class Daemon:
         began = time.monotonic()
         self.notifier.stopping("stopping", within_s=self.settings.shutdown.grace_s + PATIENCE_S)
         log.info(events.DAEMON_STOPPING, signal=signal, uploads=len(self.engine.live))
+        if fleet.is_fleet(self.settings):
+            # Alone, nobody else could have the uploads: they are put down, and there after the restart.
+            self.drain.start()
+            await self.drain.wait(self.settings.drain.deadline_s)
         for listener in self._listeners:
             listener.stop()
         await self.engine.stop()
@@ -265,6 +284,7 @@ class Daemon:
         self.upkeep.wake()
         self.caller.timeout_s = settings.handover.timeout_s
         self.caller.allowed = settings.handover.allowed_hosts
+        self.drain.options = options.drain_options(settings)
         self.handover.options = options.handover_options(settings)
         self.trusted.replace(settings.public.trusted_proxies)
         self.exchange_options.body_limits = options.body_limits(settings)
@@ -285,7 +305,7 @@ class Daemon:
             await asyncio.sleep(0.02)
 
 
-def _open_volume(settings: Settings, clock: SystemClock) -> DirectoryVolume:
+def _open_volume(settings: Settings, clock: SystemClock, identity: Identity) -> DirectoryVolume:
     began = time.monotonic()
     volume = DirectoryVolume.open(
         settings.data_dir,
@@ -298,6 +318,8 @@ def _open_volume(settings: Settings, clock: SystemClock) -> DirectoryVolume:
             reserve_bytes=settings.limits.free_space_reserve_bytes,
             durable=settings.durability != "none",
         ),
+        shared=fleet.is_fleet(settings),
+        start_id=identity.start_id,
     )
     log.info(
         events.VOLUME_OPENED,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from incomingd import admin, backend_api
 from incomingd.core.record import Terms
+from incomingd.drain import DrainOptions
 from incomingd.engine.options import Durability, EngineOptions
 from incomingd.frontends.uploads import UploadOptions
 from incomingd.handover import HandoverOptions
@@ -43,6 +44,7 @@ def engine_options(settings: Settings) -> EngineOptions:
     return EngineOptions(
         durability=Durability(settings.durability),
         hold_s=settings.hold_s,
+        lease_s=settings.registry.lease_s,
         expires_in_s=settings.uploads.expires_in_s,
         expires_in_max_s=settings.uploads.expires_in_max_s,
         records_keep_s=settings.records.keep_s,
@@ -50,6 +52,11 @@ def engine_options(settings: Settings) -> EngineOptions:
         confirm_timeout_s=settings.handover.confirm_timeout_s,
         open_uploads_per_address=settings.limits.open_uploads_per_address,
     )
+
+
+def drain_options(settings: Settings) -> DrainOptions:
+    """Return what a drain takes from the settings."""
+    return DrainOptions(cuts_per_s=settings.drain.cuts_per_s, asked=settings.agent.address is not None)
 
 
 def handover_options(settings: Settings) -> HandoverOptions:

@@ -42,6 +42,11 @@ class Keeper:
         """Owned, but not in memory: complete, and their web apps have not taken them yet."""
 
     @property
+    def moves_open(self) -> int:
+        """How many uploads are being pulled just now."""
+        return len(self._pulling)
+
+    @property
     def at_rest(self) -> list[str]:
         """Ids of what is owned and not in memory, as far as this run knows."""
         return [upload_id for upload_id in self._kept if upload_id not in self._live]

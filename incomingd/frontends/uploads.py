@@ -42,6 +42,7 @@ PREFIX: Final = "/incoming/1.0/frontend/uploads"
 PATTERN: Final = rf"{PREFIX}(?:/(?![^/]+/status$).*)?"
 """Everything below but the status for pages: what names no upload is told so in the protocol's own words."""
 _PATH: Final = re.compile(rf"{PREFIX}(?:/(?P<id>[^/]+)(?:/parts/(?P<part>[^/]+))?)?/?")
+_ELSEWHERE: Final = (Code.STOPPING, Code.NOT_READY)
 ALLOW: Final = "POST, HEAD, PATCH, DELETE, OPTIONS"
 
 
@@ -111,6 +112,8 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
             if refusal.code is Code.ORIGIN_NOT_ALLOWED:
                 allowed_origin = None
             reply = self._refuse(refusal, method, request)
+            # To be asked elsewhere; any status would be the answer, and most of them would be the upload's end.
+            reply.silent = method == "HEAD" and self._engine.state.draining and refusal.code in _ELSEWHERE
         except Exception:
             log.exception(events.REQUEST_FAILED, method=method, path=_template(target))
             refusal = problems.internal_error()

@@ -44,6 +44,8 @@ class Reply:
     reason: str = ""
     close: bool = False
     """Close the connection behind it."""
+    silent: bool = False
+    """Say nothing at all: close the connection, so that a load balancer asks another instance."""
 
 
 @dataclass(slots=True)
@@ -201,7 +203,7 @@ class Exchange(httputil.HTTPMessageDelegate):
     def _start(self, reply: Reply, *, close: bool) -> bool:
         """Write the answer; return False where nobody is there to read it."""
         assert self._request is not None
-        if self._ended or self._connection.stream.closed():
+        if reply.silent or self._ended or self._connection.stream.closed():
             self._connection.close()
             return False
         headers = httputil.HTTPHeaders()

@@ -24,6 +24,7 @@ from incomingd.core.record import Record, Terms
 from incomingd.core.status import Status
 from incomingd.daemon import options
 from incomingd.daemon.listeners import Listener, ListenerOptions
+from incomingd.drain import Drain, DrainOptions
 from incomingd.engine.census import Census
 from incomingd.metrics import Metrics
 from incomingd.web.handler import JSON_BYTES_MAX, UnknownPathHandler, log_nothing
@@ -66,6 +67,7 @@ class ApiService(Service):
             metrics=self.metrics,
             census=self.census,
             reload=self._reload,
+            drain=Drain(self.engine, DrainOptions(), callbacks_open=lambda: 0),
             connections=lambda: {"backend": self.api_connections},
         )
         self._api_listeners = []
