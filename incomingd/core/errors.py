@@ -79,6 +79,11 @@ class Code(Enum):
     FILE_NOT_READY = "file_not_ready"
     FILE_GONE = "file_gone"
 
+    # Between instances
+    PEER_REFUSED = "peer_refused"
+    PEER_OTHER_RUN = "peer_other_run"
+    PEER_FORMAT_UNKNOWN = "peer_format_unknown"
+
     # The service
     STORAGE_FULL = "storage_full"
     STORAGE_UNAVAILABLE = "storage_unavailable"
@@ -314,6 +319,21 @@ PROBLEMS: Final[dict[Code, Problem]] = {
         410,
         "The file is not here any more.",
         "It was handed over and deleted, or the web app has moved it away.",
+    ),
+    Code.PEER_REFUSED: Problem(
+        401,
+        "This listener answers other instances of its fleet only.",
+        "See that all have a key of peer.keys in common and that their clocks agree within 30 s.",
+    ),
+    Code.PEER_OTHER_RUN: Problem(
+        421,
+        "The run of the instance that was meant is over; another one answers here.",
+        "Look at the volume again.",
+    ),
+    Code.PEER_FORMAT_UNKNOWN: Problem(
+        400,
+        "The message is of a format that this version does not read.",
+        "Upgrade a fleet by one version at a time.",
     ),
     Code.STORAGE_FULL: Problem(
         507,

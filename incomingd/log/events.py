@@ -390,6 +390,13 @@ REQUEST_REFUSED: Final = _event(
     "A request was refused, and its answer says why.",
     "code status method path listener upload_id address detail",
 )
+PEER_REFUSED: Final = _event(
+    "peer.refused",
+    "warning",
+    "A call to the peer listener came from nobody who has a key, or not in its time; told once a second at most.",
+    "address detail",
+    address="The address of whoever called.",
+)
 REQUEST_FAILED: Final = _event(
     "request.failed",
     "error",
