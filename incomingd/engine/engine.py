@@ -7,7 +7,6 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from incomingd.core import ids
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.peering import Act, Acted, ActName
 from incomingd.core.record import Record, Terms
@@ -17,13 +16,13 @@ from incomingd.engine.events import Told
 from incomingd.engine.keeper import Keeper
 from incomingd.engine.owned import OwnedUpload, Services
 from incomingd.engine.pulling import OwnedElsewhereError
+from incomingd.engine.tickets import Tickets
 from incomingd.log import events, get_logger
 from incomingd.peers.calls import PeerError
 from incomingd.registry.registry import RegistryUnavailableError
 from incomingd.storage.body import CutReason
 from incomingd.storage.volume import (
     RecordUnreadableError,
-    UploadExistsError,
     VolumeError,
     VolumeFullError,
 )
@@ -76,7 +75,7 @@ class Engine:
         self.services = services
         self.state = services.state
         self.keeper = Keeper(services)
-        self._key_locks: dict[str, _CountedLock] = {}
+        self._tickets = Tickets(self.keeper, self.forget)
 
     @property
     def live(self) -> list[OwnedUpload]:
@@ -88,62 +87,9 @@ class Engine:
     async def create(
         self, terms: Terms, *, expires_in_s: float | None = None, key: str | None = None
     ) -> tuple[Record, bool]:
-        """Make a ticket; return its record and whether it is new.
-
-        Args:
-            terms: what the web app asks for.
-            expires_in_s: its time; None: the configured one.
-            key: the web app's own name for this request: as long as the upload
-                that it led to is not final, it leads to that one again.
-        """
-        options = self.services.options
-        wanted_s = expires_in_s if expires_in_s is not None else options.expires_in_s
-        lasts_s = min(wanted_s, options.expires_in_max_s)
+        """Make a ticket; see :meth:`incomingd.engine.tickets.Tickets.create`."""
         async with refusing():
-            if key is None:
-                return await self._create(terms, lasts_s), True
-            lock = self._key_locks.setdefault(key, _CountedLock())
-            async with lock.held():
-                try:
-                    return await self._create_once(terms, lasts_s, key)
-                finally:
-                    if lock.waiting == 0:
-                        self._key_locks.pop(key, None)
-
-    async def _create_once(self, terms: Terms, lasts_s: float, key: str) -> tuple[Record, bool]:
-        """Make a ticket under *key*, or find the one that was made; return whether it is new."""
-        volume = self.services.volume
-        known = await volume.find_key(key)
-        while True:
-            record = await volume.read(known) if known else None
-            if record is not None and not record.status.final:
-                live = self.keeper.find(record.upload_id)
-                return (live.record if live else record), False
-            made = await self._create(terms, lasts_s)
-            bound = await volume.bind_key(key, made.upload_id, instead_of=known)
-            if bound == made.upload_id:
-                return made, True
-            # The same request has come to another instance, which was first. Nobody has heard of this upload.
-            await self.forget(made)
-            known = bound
-
-    async def _create(self, terms: Terms, lasts_s: float) -> Record:
-        services = self.services
-        now = services.clock.now()
-        while True:
-            record = Record(
-                upload_id=ids.upload_id(services.clock.random_bits(300), services.volume.id),
-                terms=terms,
-                created_at=now,
-                expires_at=now + lasts_s,
-                boot_id=services.boot_id,
-            )
-            try:
-                await services.volume.create(record)
-            except UploadExistsError:
-                continue
-            services.events.tell(Told.CREATED, record)
-            return record
+            return await self._tickets.create(terms, expires_in_s=expires_in_s, key=key)
 
     async def change(self, upload_id: str, change: ChangeDocument) -> View:
         """Change the terms of an upload that has not ended, as its web app wants.
@@ -353,7 +299,7 @@ class Engine:
         """Begin an upload without a ticket, where that is offered."""
         self._refuse_while_stopping()
         async with refusing():
-            record = await self._create(terms, self.services.options.expires_in_s)
+            record = await self._tickets.create_now(terms)
         try:
             return await self.begin(record.upload_id, replace(wanted, partial=False), body, report)
         except Refusal:
@@ -369,7 +315,7 @@ class Engine:
         """Begin an upload without a ticket that is made of partial uploads."""
         self._refuse_while_stopping()
         async with refusing():
-            record = await self._create(terms, self.services.options.expires_in_s)
+            record = await self._tickets.create_now(terms)
             try:
                 async with self.keeper.owning(record.upload_id) as upload:
                     return await opening.begin_final(self.keeper, upload, wanted, parts)
@@ -596,23 +542,3 @@ def _offset_for_people(record: Record, live: int) -> int:
     if record.status.whole:
         return record.content.length or 0
     return live
-
-
-class _CountedLock:
-    """A lock that knows whether anybody still wants it."""
-
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self.waiting = 0
-
-    @contextlib.asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
-        self.waiting += 1
-        try:
-            await self._lock.acquire()
-        finally:
-            self.waiting -= 1
-        try:
-            yield
-        finally:
-            self._lock.release()
