@@ -49,7 +49,7 @@ async def test_requests_at_once_with_one_key_get_one_ticket() -> None:
         assert len({record.upload_id for record, _ in made}) == 1
         assert [new for _, new in made].count(True) == 1
         assert len(world.disk.uploads.names) == 1
-        assert world.engine._key_locks == {}
+        assert world.engine._tickets._key_locks == {}
 
 
 @virtual
@@ -80,7 +80,7 @@ def test_a_ticket_that_could_not_be_made_can_be_asked_for_again(call: str, done:
             world.disk.trouble = None
             upload_id = await world.ticket(key="k")
             assert await world.ticket(key="k") == upload_id
-            assert world.engine._key_locks == {}
+            assert world.engine._tickets._key_locks == {}
 
     ask()
 
