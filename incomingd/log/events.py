@@ -383,19 +383,21 @@ NOTIFICATION_ATTEMPTED: Final = _event(
     "upload_id webhook_id event_type attempt host status result detail duration_s next_attempt_in_s",
 )
 
-# Requests and connections
-REQUEST_REFUSED: Final = _event(
-    "request.refused",
-    "info",
-    "A request was refused, and its answer says why.",
-    "code status method path listener upload_id address detail",
-)
+# Between instances
 PEER_REFUSED: Final = _event(
     "peer.refused",
     "warning",
     "A call to the peer listener came from nobody who has a key, or not in its time; told once a second at most.",
     "address detail",
     address="The address of whoever called.",
+)
+
+# Requests and connections
+REQUEST_REFUSED: Final = _event(
+    "request.refused",
+    "info",
+    "A request was refused, and its answer says why.",
+    "code status method path listener upload_id address detail",
 )
 REQUEST_FAILED: Final = _event(
     "request.failed",
