@@ -1,4 +1,4 @@
-"""Records as JSON: what stands on the volume.
+"""Records and claims as JSON: what stands on the volume.
 
 The format carries a version. A program reads the version that it writes and
 the one before; what it does not know in a record of its own version it refuses,
@@ -18,24 +18,35 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Final, Union, get_args, get_origin, get_type_hints
 
 from incomingd.core.record import Record
+from incomingd.core.tenure import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 FORMAT: Final = 1
 """Version of the record's format."""
+CLAIM_FORMAT: Final = 1
+"""Version of a claim's format."""
 
 _AS_IT_IS: Final = json.JSONEncoder(ensure_ascii=False)
 _ASCII: Final = json.JSONEncoder()
 
 
 class RecordFormatError(Exception):
-    """A record that cannot be read: damaged, or of an unknown format."""
+    """A record, or a claim, that cannot be read: damaged, or of an unknown format."""
 
 
 def encode(record: Record) -> bytes:
     """Return *record* as JSON that a person can read: a line for each field."""
-    document = {"format": FORMAT, **_to_json(Record)(record)}
+    return _encode({"format": FORMAT, **_to_json(Record)(record)})
+
+
+def encode_claim(claim: Claim) -> bytes:
+    """Return *claim* as JSON that a person can read: a line for each field."""
+    return _encode({"format": CLAIM_FORMAT, **_to_json(Claim)(claim)})
+
+
+def _encode(document: dict[str, Any]) -> bytes:
     try:
         return _lines(document, _AS_IT_IS).encode("utf-8")
     except UnicodeEncodeError:
@@ -56,19 +67,37 @@ def decode(data: bytes) -> Record:
     Raises:
         RecordFormatError: the bytes are no record of a known format.
     """
+    record = _decode(Record, "record", FORMAT, data)
+    assert isinstance(record, Record)
+    return record
+
+
+def decode_claim(data: bytes) -> Claim:
+    """Return the claim that *data* holds.
+
+    Raises:
+        RecordFormatError: the bytes are no claim of a known format.
+    """
+    claim = _decode(Claim, "claim", CLAIM_FORMAT, data)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+def _decode(kind: type, what: str, known_version: int, data: bytes) -> object:
     try:
         document = json.loads(data)
         version = document.pop("format")
-        record = _from_json(Record)(document) if version == FORMAT else None
+        found = _from_json(kind)(document) if version == known_version else None
     except RecursionError as error:
-        raise RecordFormatError("no readable record: nested too deeply") from error
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, AssertionError) as error:
-        msg = f"no readable record: {type(error).__name__}: {error}"
+        msg = f"no readable {what}: nested too deeply"
         raise RecordFormatError(msg) from error
-    if record is None:
-        raise RecordFormatError(f"record format {version!r}; this program reads format {FORMAT}")
-    assert isinstance(record, Record)
-    return record
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, AssertionError) as error:
+        msg = f"no readable {what}: {type(error).__name__}: {error}"
+        raise RecordFormatError(msg) from error
+    if found is None:
+        msg = f"{what} format {version!r}; this program reads format {known_version}"
+        raise RecordFormatError(msg)
+    return found
 
 
 # Both directions follow the types of the dataclasses. What is to be done for a

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from incomingd.core.record import Record
 
 
-def counted(record: Record, content: Content, *, size_of: Callable[[str], int], boot_id: str) -> int:
+def counted(
+    record: Record, content: Content, *, size_of: Callable[[str], int], boot_id: str, network: bool = False
+) -> int:
     """Return how many bytes of *content* count.
 
     Args:
@@ -19,6 +21,7 @@ def counted(record: Record, content: Content, *, size_of: Callable[[str], int], 
         content: the upload's own, or that of one of its parts.
         size_of: name of a segment -> bytes in it; 0 where it is not there.
         boot_id: of the running kernel.
+        network: pages may arrive in any order, also after their writer is gone.
     """
     offset = content.closed_stop
     for part in content.map:
@@ -28,9 +31,9 @@ def counted(record: Record, content: Content, *, size_of: Callable[[str], int], 
         elif size < part.stop - part.start:
             offset = part.start + size
             break
-    if record.boot_id != boot_id:
-        # After a power loss a file may be longer than what reached the
-        # disk of it; only what was noted after a sync counts.
+    if network or record.boot_id != boot_id:
+        # A file may be longer than what reached the disk of it, after a power loss
+        # or while pages are on their way; only what was noted after a sync counts.
         offset = min(offset, content.noted_offset)
     if content.unverified_from is not None:
         offset = min(offset, content.unverified_from)

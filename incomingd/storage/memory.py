@@ -1,7 +1,8 @@
 """A volume in memory that can break like a disk: for tests and simulations.
 
 :class:`MemoryDisk` is what outlives a process, :class:`MemoryVolume` one
-process's use of it. The disk keeps two states: what a reader sees now (the page
+process's use of it; several may share it, as instances share a directory. The
+disk keeps two states: what a reader sees now (the page
 cache) and what is on the platters. :meth:`MemoryDisk.kill` ends the process and
 keeps the first; :meth:`MemoryDisk.lose_power` goes back to the second, plus as
 much of what was not synced as chance allows: changes of names in the order in
@@ -11,19 +12,19 @@ bytes, which may then hold anything.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from incomingd.core import codec, ids
+from incomingd.storage.chain import RECORD, Chain, claim_name, is_older_record, record_name
 from incomingd.storage.measuring import counted
+from incomingd.storage.memory_calls import Calls, MemoryFile, MemorySegment
 from incomingd.storage.memory_parts import Directory, File, Trouble
 from incomingd.storage.volume import (
     ClaimTakenError,
     RecordUnreadableError,
     Standing,
-    Taken,
     UploadExistsError,
     VolumeFullError,
     VolumeLockedError,
@@ -37,11 +38,7 @@ if TYPE_CHECKING:
     from incomingd.core.content import Content
     from incomingd.core.record import Record
     from incomingd.core.tenure import Claim, Identity
-    from incomingd.storage.body import Body
 
-T = TypeVar("T")
-
-RECORD: Final = "record.json"
 GROUP_CHARS: Final = 2
 
 
@@ -63,7 +60,14 @@ class MemoryDisk:
     uploads: Directory[Directory[File]] = field(default_factory=Directory)
     files: Directory[File] = field(default_factory=Directory)
     keys: Directory[File] = field(default_factory=Directory)
-    holder: MemoryVolume | None = None
+    network: bool = False
+    """Several kernels are at it: bytes count as noted, and what a killed process had not synced may hold anything."""
+    claims_are_files: bool = False
+    """It has been shared."""
+    holders: list[MemoryVolume] = field(default_factory=list)
+    """The processes that use it now."""
+    runs: dict[str, MemoryVolume] = field(default_factory=dict)
+    """All that have used it, by their start ids."""
     groups: dict[str, set[str]] = field(default_factory=dict)
     """Ids of the uploads, by group."""
     stamps: dict[str, int] = field(default_factory=dict)
@@ -78,25 +82,40 @@ class MemoryDisk:
         """Of the kernel that runs."""
         return f"boot-{self.boots}"
 
-    def open(self, *, start_id: str = "") -> MemoryVolume:
-        """Use the disk, as one process, the run *start_id* of an instance.
+    def open(self, *, shared: bool = False, start_id: str = "", host: str = "") -> MemoryVolume:
+        """Use the disk, as one process.
+
+        Args:
+            shared: other processes may use it at the same time.
+            start_id: of the run of an instance that this is.
+            host: on which it runs; matters on a network.
 
         Raises:
             VolumeLockedError: another one does.
         """
-        if self.holder is not None:
+        if any(not (shared and holder.shared) for holder in self.holders):
             raise VolumeLockedError("the memory disk is in use")
-        self.holder = MemoryVolume(self, start_id)
-        return self.holder
+        self.claims_are_files = self.claims_are_files or shared
+        volume = MemoryVolume(self, start_id, host=host, shared=shared)
+        for run in self.runs.values():
+            run.over = run.over or volume.sees_the_end_of(run)
+        self.holders.append(volume)
+        if start_id:
+            self.runs[start_id] = volume
+        return volume
 
-    def kill(self) -> None:
-        """End the process that uses the disk: its calls are never answered."""
-        if self.holder is not None:
-            self.holder.dead = True
-            self.holder = None
+    def kill(self, volume: MemoryVolume | None = None) -> None:
+        """End a process that uses the disk, or all of them: its calls are never answered."""
+        for holder in list(self.holders) if volume is None else [volume]:
+            holder.dead = True
+            if holder in self.holders:
+                self.holders.remove(holder)
+            if self.network:
+                for file in holder.unsynced:
+                    file.after_power_loss(self._chance)
 
     def lose_power(self) -> None:
-        """End the process, forget what was not synced, start another kernel."""
+        """End all processes, forget what was not synced, start another kernel."""
         self.kill()
         self.boots += 1
         found = [*self.files.after_power_loss(self._chance), *self.keys.after_power_loss(self._chance)]
@@ -126,132 +145,33 @@ class MemoryDisk:
         return fits
 
 
-class _Calls:
-    """Makes calls that wait their turn, can fail, and end with the process."""
-
-    def __init__(self, volume: MemoryVolume) -> None:
-        self._volume = volume
-
-    async def make(self, name: str, work: Callable[[], T]) -> T:
-        """Do *work* as the call *name*."""
-        trouble = await self.begin(name)
-        if trouble is not None and trouble.error is not None and not trouble.done:
-            raise trouble.error(f"{name}: made to fail")
-        result = work()
-        if trouble is not None:
-            await self.end(trouble)
-            if trouble.error is not None:
-                raise trouble.error(f"{name}: made to lose its answer")
-        return result
-
-    async def begin(self, name: str) -> Trouble | None:
-        """Wait as for a disk; return what befalls the call."""
-        disk = self._volume.disk
-        disk.calls += 1
-        trouble = disk.trouble(name) if disk.trouble is not None else None
-        await asyncio.sleep(0)
-        if trouble is not None and trouble.hold is not None and not trouble.late:
-            await trouble.hold
-        if self._volume.dead:
-            await asyncio.get_running_loop().create_future()
-        return trouble
-
-    async def end(self, trouble: Trouble) -> None:
-        """Wait with an answer that comes late."""
-        if trouble.hold is not None and trouble.late:
-            await trouble.hold
-
-
-class MemorySegment:
-    """See :class:`incomingd.storage.volume.Segment`."""
-
-    def __init__(self, file: File, calls: _Calls, disk: MemoryDisk) -> None:
-        self._file = file
-        self._size = len(file.data)
-        self._calls = calls
-        self._disk = disk
-        self._open = True
-
-    @property
-    def size(self) -> int:
-        """Bytes kept in it so far."""
-        return self._size
-
-    async def take(
-        self,
-        body: Body,
-        *,
-        room: int | None,
-        on_kept: Callable[[int], None],
-        see: Callable[[bytes], None] | None = None,
-    ) -> Taken:
-        """Keep the bytes of *body*, piece by piece."""
-        left = room
-        while True:
-            data = await body.read()
-            if not data:
-                return Taken(overflow=False)
-            fits = data if left is None else data[:left]
-            if fits:
-                await self._keep(fits, see)
-                on_kept(self._size)
-            if left is not None:
-                left -= len(fits)
-                if len(fits) < len(data):
-                    return Taken(overflow=True)
-
-    async def _keep(self, data: bytes, see: Callable[[bytes], None] | None) -> None:
-        assert self._open, "the segment is closed"
-        trouble = await self._calls.begin("take")
-        failing = trouble is not None and trouble.error is not None
-        wanted = data
-        if trouble is not None and failing and not trouble.done:
-            wanted = data[: int(len(data) * trouble.share)]
-        kept = wanted[: self._disk.take_room(len(wanted))]
-        del self._file.data[self._size :]
-        self._file.data.extend(kept)
-        self._size += len(kept)
-        if see is not None and kept:
-            see(kept)
-        if trouble is not None:
-            await self._calls.end(trouble)
-            if trouble.error is not None:
-                raise trouble.error("take: made to fail")
-        if len(kept) < len(wanted):
-            raise VolumeFullError("take: no room")
-
-    async def sync(self) -> None:
-        """Return when all kept bytes would survive a power loss."""
-        await self._calls.make("sync", self._sync)
-
-    def _sync(self) -> None:
-        self._file.synced = len(self._file.data)
-
-    async def cut_back(self, size: int) -> None:
-        """Forget the bytes behind the first *size*, even where that fails."""
-        assert size <= self._size, (size, self._size)
-        self._size = size
-        await self._calls.make("cut_back", lambda: self._file.cut(size))
-
-    async def read_back(self, start: int, see: Callable[[bytes], None]) -> None:
-        """Hand the kept bytes from *start* on to *see*."""
-        see(await self._calls.make("read_back", lambda: bytes(self._file.data[start : self._size])))
-
-    async def close(self) -> None:
-        """Let go of it."""
-        self._open = False
-
-
 class MemoryVolume:
-    """See :class:`incomingd.storage.volume.Volume`; claims stand in the record, as under a directory's lock."""
+    """See :class:`incomingd.storage.volume.Volume`; claims stand where a directory has them."""
 
-    def __init__(self, disk: MemoryDisk, start_id: str) -> None:
+    def __init__(self, disk: MemoryDisk, start_id: str, *, host: str = "", shared: bool = False) -> None:
         self.disk = disk
         self.start_id = start_id
         self.dead = False
         """The process is gone; nothing of it changes anything any more."""
-        self.boot_id = disk.boot_id
-        self._calls = _Calls(self)
+        self.over = False
+        """It has closed the volume, or somebody has seen that it is gone."""
+        self.trouble: Callable[[str], Trouble | None] | None = None
+        """In place of the disk's: what befalls the calls of this process."""
+        self.boot_id = f"{disk.boot_id}{f' of {host}' if host else ''}"
+        self.unsynced: list[File] = []
+        """That it has written to, and may not have synced."""
+        self._shared = shared
+        self._calls = Calls(self)
+
+    def wrote(self, file: File) -> None:
+        """Bytes have been written to *file*."""
+        if self.disk.network:
+            others = [each for each in self.unsynced if each is not file and each.synced < len(each.data)]
+            self.unsynced = [*others, file]
+
+    @property
+    def _durable(self) -> bool:
+        return self.disk.durable or self.disk.network
 
     @property
     def id(self) -> str:
@@ -261,12 +181,12 @@ class MemoryVolume:
     @property
     def shared(self) -> bool:
         """Whether other processes may claim uploads here meanwhile."""
-        return False
+        return self._shared
 
     @property
     def network(self) -> bool:
         """Whether bytes count only as noted."""
-        return False
+        return self.disk.network
 
     # -- records and claims
 
@@ -289,10 +209,11 @@ class MemoryVolume:
             if record.upload_id in self.disk.uploads.names:
                 raise UploadExistsError(record.upload_id)
             folder: Directory[File] = Directory()
-            self._replace(folder, RECORD, codec.encode(record), sync=self.disk.durable)
+            name = record_name(record.epoch) if self.disk.claims_are_files else RECORD
+            self._replace(folder, name, codec.encode(record), sync=self._durable)
             self.disk.uploads.put(record.upload_id, folder)
             self.disk.enter(record.upload_id)
-            if self.disk.durable:
+            if self._durable:
                 self.disk.uploads.sync()
 
         await self._calls.make("create", create)
@@ -303,42 +224,95 @@ class MemoryVolume:
 
     def _read(self, upload_id: str) -> Record | None:
         folder = self.disk.uploads.names.get(upload_id)
-        file = folder.names.get(RECORD) if folder is not None else None
-        if file is None:
+        name = Chain.of(folder.names).last_record if folder is not None else None
+        if folder is None or name is None:
             return None
         try:
-            return codec.decode(bytes(file.data))
+            return codec.decode(bytes(folder.names[name].data))
         except codec.RecordFormatError as error:
             raise RecordUnreadableError(str(error)) from error
 
     async def standing(self, upload_id: str) -> Standing | None:
-        """Return the last record; the claim stands in it."""
-        record = await self.read(upload_id)
-        return Standing(record, None) if record is not None else None
+        """Return the last record and the last claim."""
+        return await self._calls.make("standing", lambda: self._standing(upload_id))
+
+    def _standing(self, upload_id: str) -> Standing | None:
+        record = self._read(upload_id)
+        if record is None:
+            return None
+        folder = self._folder(upload_id)
+        last = Chain.of(folder.names).claim
+        return Standing(record, self._read_claim(folder, last) if last is not None else None)
+
+    def _read_claim(self, folder: Directory[File], epoch: int) -> Claim:
+        try:
+            return codec.decode_claim(bytes(folder.names[claim_name(epoch)].data))
+        except codec.RecordFormatError as error:
+            raise RecordUnreadableError(str(error)) from error
 
     async def claim(self, upload_id: str, claim: Claim) -> None:
-        """Begin a tenure: it stands with the record that follows."""
+        """Begin a tenure: with a file, or, held alone, with the record that follows."""
 
         def claim_it() -> None:
-            record = self._read(upload_id)
-            if record is None or record.epoch != claim.epoch - 1:
+            standing = self._standing(upload_id)
+            if standing is None:
                 raise ClaimTakenError(upload_id)
+            if standing.claim is not None and standing.claim.create_id == claim.create_id:
+                return
+            if standing.epoch != claim.epoch - 1:
+                raise ClaimTakenError(upload_id)
+            if self.disk.claims_are_files:
+                folder = self._folder(upload_id)
+                data = codec.encode_claim(claim)
+                self._replace(folder, claim_name(claim.epoch), data, sync=self._durable)
 
         await self._calls.make("claim", claim_it)
 
     async def look(self, upload_id: str, epoch: int) -> bool:
-        """Return True: only one process uses the disk at a time."""
-        del upload_id, epoch
-        return await self._calls.make("look", lambda: True)
+        """Return whether no claim has followed; nobody else can make one while the disk is held alone."""
+
+        def look() -> bool:
+            if not self.disk.claims_are_files or not (self.shared or self.network):
+                return True
+            folder = self.disk.uploads.names.get(upload_id)
+            return folder is not None and claim_name(epoch + 1) not in folder.names
+
+        return await self._calls.make("look", look)
 
     async def gone(self, owner: Identity) -> bool:
-        """Return True for every run but this one."""
-        return await self._calls.make("gone", lambda: owner.start_id != self.start_id)
+        """Return whether the host shows that *owner* is over."""
+
+        def gone() -> bool:
+            if owner.start_id == self.start_id:
+                return False
+            if not (self.shared or self.network):
+                return True
+            run = self.disk.runs.get(owner.start_id)
+            return run is not None and self.sees_the_end_of(run)
+
+        return await self._calls.make("gone", gone)
+
+    def sees_the_end_of(self, run: MemoryVolume) -> bool:
+        """Return whether this process can tell that *run* is over."""
+        return run.over or (run.dead and (not self.network or run.boot_id == self.boot_id))
 
     async def write(self, record: Record, *, sync: bool) -> None:
         """Replace the record as a whole."""
         data = codec.encode(record)
-        await self._calls.make("write", lambda: self._replace(self._folder(record.upload_id), RECORD, data, sync=sync))
+
+        def write() -> None:
+            folder = self._folder(record.upload_id)
+            if not self.disk.claims_are_files:
+                self._replace(folder, RECORD, data, sync=sync or self.network)
+                return
+            name = record_name(record.epoch)
+            first = name not in folder.names
+            self._replace(folder, name, data, sync=sync or self.network)
+            if first and (sync or not self._durable):
+                for older in [each for each in folder.names if is_older_record(each, record.epoch)]:
+                    folder.drop(older)
+
+        await self._calls.make("write", write)
 
     def _replace(self, folder: Directory[File], name: str, data: bytes, *, sync: bool) -> None:
         if self.disk.free_bytes == 0:
@@ -361,7 +335,8 @@ class MemoryVolume:
             return len(file.data) if file is not None else 0
 
         return await self._calls.make(
-            "measure", lambda: counted(record, content, size_of=size_of, boot_id=self.boot_id)
+            "measure",
+            lambda: counted(record, content, size_of=size_of, boot_id=self.boot_id, network=self.network),
         )
 
     async def cut_back(self, upload_id: str, content: Content, offset: int) -> None:
@@ -386,14 +361,14 @@ class MemoryVolume:
                     raise VolumeUnavailableError(f"no segment {name}")
                 file = File()
                 folder.put(name, file)
-            if create and sync:
+            if create and (sync or self.network):
                 folder.sync()
             if len(file.data) < size:
                 raise VolumeUnavailableError(f"segment {name} is too short")
             file.cut(size)
             return file
 
-        return MemorySegment(await self._calls.make("open_segment", open_it), self._calls, self.disk)
+        return MemorySegment(await self._calls.make("open_segment", open_it), self._calls, self)
 
     async def read_range(self, upload_id: str, segment: str, start: int, size: int) -> bytes:
         """Return a run of bytes of a segment."""
@@ -428,7 +403,8 @@ class MemoryVolume:
                 if len(file.data) < part.skip + size:
                     raise VolumeUnavailableError(f"segment {part.segment} is too short")
                 pieces.append((file, part.skip, size))
-        if len(pieces) == 1 and pieces[0][1] == 0:
+        contested = any(part.contested for part in record.content.map)
+        if len(pieces) == 1 and pieces[0][1] == 0 and not contested:
             joined = pieces[0][0]
             joined.cut(pieces[0][2])
         else:
@@ -436,7 +412,7 @@ class MemoryVolume:
             if self.disk.take_room(len(joined.data)) < len(joined.data):
                 raise VolumeFullError("join: no room")
         self.disk.files.put(record.upload_id, joined)
-        if self.disk.durable:
+        if self._durable:
             joined.synced = len(joined.data)
             self.disk.files.sync()
 
@@ -459,7 +435,7 @@ class MemoryVolume:
                 file = self._segment(source_id, old)
                 if new not in here.names:
                     here.put(new, file)
-            if self.disk.durable:
+            if self._durable:
                 here.sync()
 
         await self._calls.make("adopt_segments", adopt)
@@ -481,7 +457,7 @@ class MemoryVolume:
         def drop() -> None:
             folder = self.disk.uploads.names.get(record.upload_id)
             for name in list(folder.names) if folder is not None else ():
-                if folder is not None and name != RECORD:
+                if folder is not None and not name.endswith(".json"):
                     folder.drop(name)
             if file_too:
                 self.disk.files.drop(record.upload_id)
@@ -536,7 +512,7 @@ class MemoryVolume:
             bound = file.data.decode("ascii") if file is not None else None
             if bound is not None and bound != instead_of:
                 return bound
-            self._replace(self.disk.keys, key, upload_id.encode("ascii"), sync=self.disk.durable)
+            self._replace(self.disk.keys, key, upload_id.encode("ascii"), sync=self._durable)
             return upload_id
 
         return await self._calls.make("bind_key", bind)
@@ -553,25 +529,6 @@ class MemoryVolume:
 
     async def close(self) -> None:
         """Let go of the volume and its lock."""
-        if self.disk.holder is self:
-            self.disk.holder = None
-
-
-class MemoryFile:
-    """See :class:`incomingd.storage.volume.StoredFile`."""
-
-    def __init__(self, file: File, calls: Any) -> None:
-        self._file = file
-        self._calls = calls
-
-    @property
-    def size(self) -> int:
-        """Its size in bytes."""
-        return len(self._file.data)
-
-    async def read(self, start: int, size: int) -> bytes:
-        """Return up to *size* bytes from *start* on."""
-        return bytes(await self._calls.make("read_file", lambda: self._file.data[start : start + size]))
-
-    async def close(self) -> None:
-        """Let go of it."""
+        if self in self.disk.holders:
+            self.disk.holders.remove(self)
+            self.over = True

@@ -43,6 +43,13 @@ class File:
             self.data.extend(bytes(size - len(self.data)))
         self.synced = min(self.synced, size)
 
+    def write(self, at: int, data: bytes) -> None:
+        """Have *data* stand at the offset *at*; a gap before it is filled with zeros."""
+        if len(self.data) < at:
+            self.data.extend(bytes(at - len(self.data)))
+        self.data[at : at + len(data)] = data
+        self.synced = min(self.synced, at)
+
     def after_power_loss(self, chance: random.Random) -> None:
         """Keep what was synced, and perhaps a length that the bytes never had."""
         lost = len(self.data) - self.synced

@@ -14,7 +14,7 @@ import requests
 
 from incomingd.core.status import Status
 from incomingd.frontends.uploads import PREFIX
-from incomingd.storage.directory.volume import OpenFile
+from incomingd.storage.directory.contents import OpenFile
 from tests.backend_api.conftest import MakeApi
 from tests.backend_api.service import BACKEND, SECRET, ApiService
 from tests.support.machine import wait_until

@@ -79,9 +79,12 @@ async def test_records_survive_the_process(machine: Machine) -> None:
     assert volume.id == record.content.map[0].volume_id
 
 
-async def test_a_volume_is_one_processs_at_a_time(machine: Machine) -> None:
+async def test_a_volume_is_one_processs_at_a_time_unless_all_share_it(machine: Machine) -> None:
     with pytest.raises(VolumeLockedError):
-        machine.open()
+        machine.open(shared=False)
+    if not machine.shared:
+        with pytest.raises(VolumeLockedError):
+            machine.open(shared=True)
 
 
 # -- claims

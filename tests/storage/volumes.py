@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
@@ -19,26 +20,46 @@ from incomingd.storage.volume import Segment, Taken
 VOLUME_ID = "Volume000001"
 ME = Identity("test", "start-1")
 
+_numbers = itertools.count()
+
 AnyVolume = DirectoryVolume | MemoryVolume
 
 
-def open_directory(root: Path, **options: object) -> DirectoryVolume:
+def open_directory(root: Path, *, shared: bool = False, start_id: str = "", **options: object) -> DirectoryVolume:
     chosen = dataclasses.replace(DirectoryOptions(threads=4, reserve_bytes=0), **options)  # type: ignore[arg-type] # by name
-    return DirectoryVolume.open(root, new_id=VOLUME_ID, holder={"instance": "test", "pid": 1}, options=chosen)
+    holder: dict[str, object] = {"instance": "test", "pid": 1}
+    return DirectoryVolume.open(root, new_id=VOLUME_ID, holder=holder, options=chosen, shared=shared, start_id=start_id)
 
 
 class Machine:
-    """One machine with one volume: the process can end in several ways, and begins again."""
+    """One machine with one volume: the process can end in several ways, and begins again.
+
+    `kind` says what the volume is, and whether the process may share it with others.
+    """
 
     def __init__(self, kind: str, root: Path) -> None:
-        self.kind = kind
+        self.kind, _, shared = kind.partition(" ")
+        self.shared = bool(shared)
         self.root = root
         self.disk = MemoryDisk(VOLUME_ID)
+        self._runs = 0
+        self._opened: list[AnyVolume] = []
         self.volume: AnyVolume = self.open()
 
-    def open(self) -> AnyVolume:
-        self.volume = open_directory(self.root) if self.kind == "directory" else self.disk.open()
+    def open(self, *, shared: bool | None = None, start_id: str | None = None) -> AnyVolume:
+        """Open the volume as one more process; the run of the first one is that of `ME`."""
+        self._runs += 1
+        chosen = self.shared if shared is None else shared
+        run = start_id or f"start-{self._runs}"
+        if self.kind == "directory":
+            self.volume = open_directory(self.root, shared=chosen, start_id=run)
+        else:
+            self.volume = self.disk.open(shared=chosen, start_id=run)
+        self._opened.append(self.volume)
         return self.volume
+
+    async def close(self) -> None:
+        await close_all(self._opened)
 
     async def restart(self) -> AnyVolume:
         await self.volume.close()
@@ -56,12 +77,15 @@ def new_record(number: int = 1, **changes: object) -> Record:
     return dataclasses.replace(record, **changes)  # type: ignore[arg-type] # by name
 
 
-def claimed(record: Record, volume: AnyVolume) -> tuple[Claim, Record]:
+def claimed(
+    record: Record, volume: AnyVolume, *, owner: Identity = ME, epoch: int | None = None
+) -> tuple[Claim, Record]:
     """Return the next claim, and the record that follows it, with a segment that grows."""
-    claim = Claim(record.epoch + 1, ME, "create-id", volume.id, ClaimKind.PULL)
+    number = epoch if epoch is not None else record.epoch + 1
+    claim = Claim(number, owner, f"create-{next(_numbers)}", volume.id, ClaimKind.PULL)
     growing = Content().grown_by(f"bytes.{claim.epoch}", volume.id, 0)
     return claim, dataclasses.replace(
-        record, epoch=claim.epoch, owner=ME, claim_kind=claim.kind, content=growing, boot_id=volume.boot_id
+        record, epoch=claim.epoch, owner=owner, claim_kind=claim.kind, content=growing, boot_id=volume.boot_id
     )
 
 

@@ -67,11 +67,13 @@ class PartialWriteError(Exception):
         self.error = error
 
 
-def write_atomically(path: Path, data: bytes, *, sync: bool, whole: bool = True, mode: int = 0o600) -> None:
+def write_atomically(
+    path: Path, data: bytes, *, sync: bool, whole: bool = True, mode: int = 0o600, fresh: Path | None = None
+) -> None:
     """Replace the file at *path* as a whole, or leave it as it was.
 
-    The new content gets another name first. Nobody else writes in this
-    directory at the same time, so one name for it is enough, and what a crash
+    The new content gets another name first. Where nobody else writes in this
+    directory at the same time one name for it is enough, and what a crash
     leaves of it is overwritten by the next write.
 
     Args:
@@ -82,8 +84,10 @@ def write_atomically(path: Path, data: bytes, *, sync: bool, whole: bool = True,
             there may be an empty file, since a name can reach the disk before
             the bytes.
         mode: of the file.
+        fresh: the other name; None: that of the file with `.new` behind it.
     """
-    fresh = path.with_name(path.name + ".new")
+    if fresh is None:
+        fresh = path.with_name(path.name + ".new")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         try:
@@ -97,6 +101,20 @@ def write_atomically(path: Path, data: bytes, *, sync: bool, whole: bool = True,
     os.replace(fresh, path)
     if sync:
         sync_directory(path.parent)
+
+
+def write_whole(path: Path, data: bytes, *, sync: bool) -> None:
+    """Have a new file at *path* hold *data*; what stood there before is gone."""
+    fd = create_fresh(path)
+    try:
+        try:
+            write_all(fd, data, 0)
+        except PartialWriteError as partial:
+            raise partial.error from partial
+        if sync:
+            os.fdatasync(fd)
+    finally:
+        os.close(fd)
 
 
 def create_fresh(path: Path) -> int:

@@ -26,18 +26,21 @@ class Piece:
     path: Path
     skip: int
     size: int
+    contested: bool = False
+    """Somebody who was taken for dead may still write behind the end: it never becomes the file itself."""
 
 
 def join_pieces(
     pieces: Sequence[Piece],
     target: Path,
     *,
+    fresh: Path,
     mode: int,
     group: int | None,
     sync: bool,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Make *target* of *pieces*, one behind the other; repeatable.
+    """Make *target* of *pieces*, one behind the other, a copy under the name *fresh* first; repeatable.
 
     *interrupted* is asked between two runs of bytes: a copy of many gigabytes
     must not hold up a stop.
@@ -45,10 +48,10 @@ def join_pieces(
     One piece that is a whole segment becomes the target by a second name for
     the same file, without a copy.
     """
-    if len(pieces) == 1 and pieces[0].skip == 0:
+    if len(pieces) == 1 and pieces[0].skip == 0 and not pieces[0].contested:
         _join_by_name(pieces[0], target, mode=mode, group=group, sync=sync)
     else:
-        _join_by_copy(pieces, target, mode=mode, group=group, sync=sync, interrupted=interrupted)
+        _join_by_copy(pieces, target, fresh, mode=mode, group=group, sync=sync, interrupted=interrupted)
     if sync:
         sync_directory(target.parent)
 
@@ -80,13 +83,13 @@ def _join_by_name(piece: Piece, target: Path, *, mode: int, group: int | None, s
 def _join_by_copy(
     pieces: Sequence[Piece],
     target: Path,
+    fresh: Path,
     *,
     mode: int,
     group: int | None,
     sync: bool,
     interrupted: Callable[[], bool],
 ) -> None:
-    fresh = target.with_name(target.name + ".new")
     out = create_fresh(fresh)
     try:
         at = 0

@@ -1,8 +1,9 @@
-"""A volume in a local directory that one process holds under a lock.
+"""A volume in a directory, held by one process alone or shared by several.
 
-Since nobody else can write here while the lock is held, claims are kept inside
+Held alone under its lock nobody else can write here, so claims are kept inside
 the record: a claim costs nothing by itself and stands with the record that
-follows it.
+follows it. From its first shared opening on, claims are files for ever
+(:mod:`incomingd.storage.directory.tenures`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import hashlib
 import json
 import os
+import secrets
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -21,15 +22,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from incomingd.core import codec, ids
+from incomingd.storage.chain import RECORD
 from incomingd.storage.directory import files
+from incomingd.storage.directory.contents import (
+    OpenFile,
+    delete_folder,
+    read_range,
+    shorten,
+    size_at_the_server,
+    sync_files,
+    unlink_all,
+)
 from incomingd.storage.directory.files import translated
 from incomingd.storage.directory.joining import Piece, join_pieces
+from incomingd.storage.directory.keys import KeyFiles
 from incomingd.storage.directory.lock import DirectoryLock
-from incomingd.storage.directory.segment import FileSegment, close_in, open_for_append
+from incomingd.storage.directory.opening import LOCK, RUNS, identify, lay_out, mark_shared, mount_under, probe_sharing
+from incomingd.storage.directory.runs import Runs
+from incomingd.storage.directory.segment import FileSegment, open_for_append
+from incomingd.storage.directory.tenures import TenureFiles, read_record
 from incomingd.storage.measuring import counted
 from incomingd.storage.volume import (
     ClaimTakenError,
-    RecordUnreadableError,
     Standing,
     UploadExistsError,
     VolumeUnavailableError,
@@ -44,10 +58,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FORMAT: Final = 1
-RECORD: Final = "record.json"
 GROUP_CHARS: Final = 2
-_SEGMENT_PREFIXES: Final = ("bytes.", "part-", "from-")
+ANSWER_S: Final = 30.0
+"""So long a network is given to answer a question that changes nothing."""
+_SEGMENT_PREFIXES: Final = ("bytes.", "part-", "from-", "joined.")
+_GONE: Final = "gone."
+"""Before the name of an upload's folder that is being deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +82,43 @@ class DirectoryOptions:
     """Joined files survive a power loss before anybody hears of them."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What an open volume holds, and what follows from how it was opened."""
+
+    lock: DirectoryLock
+    runs: Runs
+    start_id: str
+    token: str
+    """Random, for names that no other run uses."""
+    shared: bool
+    claims_are_files: bool
+    network: bool
+
+
 class DirectoryVolume:
     """See :class:`incomingd.storage.volume.Volume`."""
 
-    def __init__(
-        self,
-        root: Path,
-        volume_id: str,
-        lock: DirectoryLock,
-        options: DirectoryOptions,
-        start_id: str,
-    ) -> None:
+    def __init__(self, root: Path, volume_id: str, held: _Held, options: DirectoryOptions) -> None:
         self._root = root
-        self._start_id = start_id
         self._id = volume_id
-        self._lock = lock
+        self._held = held
         self._options = options
+        self._durable = options.durable or held.network
         self._boot_id = files.boot_id()
         self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="storage")
         self._key_guard = asyncio.Lock()
         self._interrupted = threading.Event()
         self._synced_groups: set[Path] = set()
         """Groups, of uploads and of keys, whose names were brought to the disk."""
+        self._tenures = TenureFiles(token=held.token, durable=self._durable) if held.claims_are_files else None
+        self._keys = KeyFiles(
+            root / "keys",
+            token=held.token,
+            numbered=held.claims_are_files,
+            durable=self._durable,
+            sync_group=self._sync_group,
+        )
 
     # -- opening
 
@@ -109,28 +140,44 @@ class DirectoryVolume:
             new_id: the volume's id, should it be made now.
             holder: who holds the lock, for those who come later.
             options: see there.
-            shared: other processes may use it at the same time.
-            start_id: of this run of the program; empty: nobody asks for it.
+            shared: other processes may use it at the same time; claims are files then, and ever after.
+            start_id: of this run of the program, so that others can be shown that it is over; empty: nobody is.
 
         Raises:
-            VolumeLockedError: another process holds it.
-            VolumeUnavailableError: it cannot be made, written, or is of an
-                unknown format, or files cannot be given the mode and group.
+            VolumeLockedError: another process holds it; alone, or where it is not to be shared.
+            VolumeUnavailableError: it cannot be made, written, shared, or is of
+                an unknown format, or files cannot be given the mode and group.
         """
-        if shared:
-            raise VolumeUnavailableError(f"{root} cannot be shared yet")
-        with translated(f"opening {root}"):
+        assert start_id or not shared, "those who share need to know who is gone"
+        with translated(f"opening {root}"), contextlib.ExitStack() as undo:
             if not root.is_dir():
                 root.mkdir(parents=True, exist_ok=True)
                 files.sync_directory(root.parent)
-            lock = DirectoryLock(root / "lock", holder=holder)
-            try:
-                volume_id = _identify(root, new_id)
-                _lay_out(root, options)
-            except BaseException:
-                lock.release()
-                raise
-        return cls(root, volume_id, lock, options, start_id)
+            mount = mount_under(root)
+            if shared and (refusal := mount.refusal_to_share()):
+                raise VolumeUnavailableError(f"{root} cannot be shared: {refusal}")
+            runs = Runs(root / RUNS, boot_id=files.boot_id(), network=mount.network)
+            lock = DirectoryLock(root / LOCK, holder=holder, shared=shared, sharers=runs.living)
+            undo.callback(lock.release)
+            volume_id, claims_are_files = identify(root, new_id)
+            token = secrets.token_hex(8)
+            lay_out(root, mode=options.file_mode, group=options.file_group, token=token)
+            if shared:
+                probe_sharing(root, token)
+                if not claims_are_files:
+                    mark_shared(root, volume_id, alone=lock.alone)
+                if lock.alone:
+                    lock.share()
+            if start_id:
+                undo.callback(runs.leave)
+                runs.enter(start_id, holder)
+                runs.sweep()
+            undo.pop_all()
+            held = _Held(
+                lock, runs, start_id, token, shared=shared, claims_are_files=shared or claims_are_files,
+                network=mount.network,
+            )  # fmt: skip
+        return cls(root, volume_id, held, options)
 
     @property
     def id(self) -> str:
@@ -140,12 +187,12 @@ class DirectoryVolume:
     @property
     def shared(self) -> bool:
         """Whether other processes may claim uploads here meanwhile."""
-        return False
+        return self._held.shared
 
     @property
     def network(self) -> bool:
-        """Whether bytes count only as noted."""
-        return False
+        """Whether bytes count only as noted, since other kernels may be at work here."""
+        return self._held.network
 
     @property
     def root(self) -> Path:
@@ -171,6 +218,18 @@ class DirectoryVolume:
         with translated(what):
             return await asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
 
+    async def _ask(self, what: str, call: Callable[..., T], *args: Any) -> T:
+        """Do what changes nothing; a network that does not answer is not waited for for ever."""
+        if not self.network:
+            return await self._run(what, call, *args)
+        asked = asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
+        try:
+            with translated(what):
+                return await asyncio.wait_for(asyncio.shield(asked), ANSWER_S)
+        except TimeoutError as error:
+            asked.add_done_callback(_ignore)
+            raise VolumeUnavailableError(f"{what}: no answer within {ANSWER_S:g} s") from error
+
     # -- records and claims
 
     async def create(self, record: Record) -> None:
@@ -188,8 +247,8 @@ class DirectoryVolume:
         except FileExistsError:
             raise UploadExistsError(record.upload_id) from None
         try:
-            self._write(record, self._options.durable)
-            if self._options.durable:
+            self._write(record, self._durable)
+            if self._durable:
                 self._sync_group(group)
         except OSError:
             with contextlib.suppress(OSError):
@@ -206,25 +265,19 @@ class DirectoryVolume:
 
     async def read(self, upload_id: str) -> Record | None:
         """Return the last record; see the interface."""
-        return await self._run("reading a record", self._read, upload_id)
+        return await self._ask("reading a record", self._read, upload_id)
 
     def _read(self, upload_id: str) -> Record | None:
-        path = self._folder(upload_id) / RECORD
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
+        folder = self._folder(upload_id)
+        record = None
+        if self._tenures is not None:
+            record = self._tenures.read(folder, upload_id)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                record = read_record(folder / RECORD, upload_id)
+        if record is None:
             # Nothing may be called unknown by a volume that is not there.
             self._assert_there()
-            return None
-        try:
-            record = codec.decode(data)
-        except codec.RecordFormatError as error:
-            msg = f"{path}: {error}"
-            raise RecordUnreadableError(msg) from error
-        if record.upload_id != upload_id:
-            # A copy that somebody made: what is done by it would be done to the other upload.
-            msg = f"{path}: the record of another upload"
-            raise RecordUnreadableError(msg)
         return record
 
     def _assert_there(self) -> None:
@@ -238,62 +291,93 @@ class DirectoryVolume:
             raise VolumeUnavailableError(msg)
 
     async def standing(self, upload_id: str) -> Standing | None:
-        """Return the last record; the claim stands in it."""
-        record = await self.read(upload_id)
-        return Standing(record, None) if record is not None else None
+        """Return the last record and the last claim; see the interface."""
+        return await self._ask("reading a record", self._standing, upload_id)
+
+    def _standing(self, upload_id: str) -> Standing | None:
+        if self._tenures is None:
+            record = self._read(upload_id)
+            return Standing(record, None) if record is not None else None
+        standing = self._tenures.standing(self._folder(upload_id), upload_id)
+        if standing is None:
+            self._assert_there()
+        return standing
 
     async def claim(self, upload_id: str, claim: Claim) -> None:
-        """Begin a tenure: under the lock it stands with the record that follows."""
-        record = await self.read(upload_id)
-        if record is None or record.epoch != claim.epoch - 1:
-            raise ClaimTakenError(upload_id)
+        """Begin a tenure: with a file, or, held alone, with the record that follows."""
+        await self._run("claiming an upload", self._claim, upload_id, claim)
+
+    def _claim(self, upload_id: str, claim: Claim) -> None:
+        if self._tenures is None:
+            record = self._read(upload_id)
+            if record is None or record.epoch != claim.epoch - 1:
+                raise ClaimTakenError(upload_id)
+            return
+        folder = self._folder(upload_id)
+        if not folder.exists():
+            self._assert_there()
+        self._tenures.claim(folder, upload_id, claim)
 
     async def look(self, upload_id: str, epoch: int) -> bool:
-        """Return True: while the lock is held nobody else can claim."""
-        del upload_id, epoch
-        return True
+        """Return whether no claim has followed; nobody else can make one while the volume is held alone."""
+        if self._tenures is None or not (self.shared or self.network):
+            return True
+        seen = await self._ask("looking for a claim", self._tenures.look, self._folder(upload_id), epoch)
+        if seen is None:
+            await self._ask("looking for a claim", self._assert_there)
+        return bool(seen)
 
     async def gone(self, owner: Identity) -> bool:
-        """Return True for every run but this one: the lock shows it."""
-        return owner.start_id != self._start_id
+        """Return whether the host shows that *owner* is over; see the interface."""
+        held = self._held
+        if owner.start_id == held.start_id:
+            return False
+        if not (self.shared or self.network):
+            # Others had it before; the lock shows that their writes are over.
+            return True
+        return await self._ask("asking for a run", held.runs.gone, owner.start_id)
 
     async def write(self, record: Record, *, sync: bool) -> None:
         """Replace the record as a whole."""
-        await self._run("writing a record", self._write, record, sync)
+        await self._run("writing a record", self._write, record, sync or self.network)
 
     def _write(self, record: Record, sync: bool) -> None:  # noqa: FBT001 -- for the executor
-        path = self._folder(record.upload_id) / RECORD
-        files.write_atomically(path, codec.encode(record), sync=sync, whole=self._options.durable)
+        folder = self._folder(record.upload_id)
+        if self._tenures is not None:
+            self._tenures.write(folder, record, sync=sync)
+        else:
+            files.write_atomically(folder / RECORD, codec.encode(record), sync=sync, whole=self._durable)
 
     # -- bytes
 
     async def measure(self, record: Record, content: Content) -> int:
         """Return how many bytes of *content* count; see the interface."""
-        return await self._run("measuring an upload", self._measure, record, content)
+        return await self._ask("measuring an upload", self._measure, record, content)
 
     def _measure(self, record: Record, content: Content) -> int:
         def size_of(segment: str) -> int:
+            path = self._folder(record.upload_id) / segment
             try:
-                return (self._folder(record.upload_id) / segment).stat().st_size
+                return size_at_the_server(path) if self.network else path.stat().st_size
             except FileNotFoundError:
                 self._assert_there()
                 return 0
 
-        return counted(record, content, size_of=size_of, boot_id=self._boot_id)
+        return counted(record, content, size_of=size_of, boot_id=self._boot_id, network=self.network)
 
     async def cut_back(self, upload_id: str, content: Content, offset: int) -> None:
         """Drop what lies in the growing segment behind *offset* of *content*."""
         growing = content.growing
         if growing is not None:
             size = max(offset - growing.start, 0) + growing.skip
-            await self._run("cutting a segment", _shorten, self._folder(upload_id) / growing.segment, size)
+            await self._run("cutting a segment", shorten, self._folder(upload_id) / growing.segment, size)
 
     async def open_segment(self, upload_id: str, name: str, *, create: bool, size: int, sync: bool) -> FileSegment:
         """Open a segment for one append."""
         path = self._folder(upload_id) / name
 
         def open_it() -> int:
-            return open_for_append(path, create=create, size=size, sync=sync)
+            return open_for_append(path, create=create, size=size, sync=sync or self.network)
 
         fd = await self._run("opening a segment", open_it)
         return FileSegment(fd, size, self._pool)
@@ -301,12 +385,12 @@ class DirectoryVolume:
     async def read_range(self, upload_id: str, segment: str, start: int, size: int) -> bytes:
         """Return a run of bytes of a segment."""
         path = self._folder(upload_id) / segment
-        return await self._run("reading a segment", _read_range, path, start, size)
+        return await self._ask("reading a segment", read_range, path, start, size)
 
     async def sync_segments(self, record: Record, content: Content) -> None:
         """Return when all bytes of *content* would survive a power loss."""
         paths = {self._folder(record.upload_id) / part.segment for part in content.map}
-        await self._run("syncing an upload", _sync_files, sorted(paths))
+        await self._run("syncing an upload", sync_files, sorted(paths))
 
     async def join(self, record: Record) -> None:
         """Make the complete file; see the interface."""
@@ -318,13 +402,15 @@ class DirectoryVolume:
         for part in record.content.map:
             assert part.stop is not None, record.content
             if part.stop > part.start:
-                pieces.append(Piece(folder / part.segment, part.skip, part.stop - part.start))
+                pieces.append(Piece(folder / part.segment, part.skip, part.stop - part.start, part.contested))
         join_pieces(
             pieces,
             self._file(record.upload_id),
+            # Two runs may be at it, one of which was taken for dead.
+            fresh=folder / f"joined.{record.epoch}.{self._held.token}",
             mode=self._options.file_mode,
             group=self._options.file_group,
-            sync=self._options.durable,
+            sync=self._durable,
             interrupted=self._interrupted.is_set,
         )
 
@@ -361,7 +447,7 @@ class DirectoryVolume:
             for old, new in names.items():
                 with contextlib.suppress(FileExistsError):
                     os.link(there / old, here / new)
-            if self._options.durable:
+            if self._durable:
                 files.sync_directory(here)
 
         await self._run("adopting segments", adopt)
@@ -369,7 +455,7 @@ class DirectoryVolume:
     async def drop_segments(self, upload_id: str, names: Sequence[str]) -> None:
         """Delete these segments, as far as they exist."""
         folder = self._folder(upload_id)
-        await self._run("deleting segments", _unlink_all, [folder / name for name in names])
+        await self._run("deleting segments", unlink_all, [folder / name for name in names])
 
     async def drop_bytes(self, record: Record, *, file_too: bool) -> None:
         """Delete all segments and, where asked, the joined file."""
@@ -382,6 +468,7 @@ class DirectoryVolume:
                 if name.startswith(_SEGMENT_PREFIXES):
                     files.unlink_if_there(folder / name)
         target = self._file(upload_id)
+        # Where former versions made their copies.
         files.unlink_if_there(target.with_name(target.name + ".new"))
         if file_too:
             files.unlink_if_there(target)
@@ -392,16 +479,30 @@ class DirectoryVolume:
 
     def _remove(self, upload_id: str) -> None:
         folder = self._folder(upload_id)
+        if self._tenures is not None:
+            self._remove_shared(folder)
+            return
         with contextlib.suppress(FileNotFoundError):
             for name in sorted(os.listdir(folder), key=lambda name: name == RECORD):
                 files.unlink_if_there(folder / name)
             folder.rmdir()
 
+    def _remove_shared(self, folder: Path) -> None:
+        # By its name it is gone at once and as a whole: nobody can claim an upload of which half is deleted.
+        group = folder.parent
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(group / f"{_GONE}{folder.name}.{secrets.token_hex(4)}")
+        # And what a crash has left of others.
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(group):
+                if name.startswith(_GONE):
+                    delete_folder(group / name)
+
     # -- room
 
     async def has_room(self, size: int) -> bool:
         """Whether *size* more bytes fit, with the reserve left free."""
-        return await self._run("asking for room", self._has_room, size)
+        return await self._ask("asking for room", self._has_room, size)
 
     def _has_room(self, size: int) -> bool:
         status = os.statvfs(self._root)
@@ -411,7 +512,7 @@ class DirectoryVolume:
 
     async def groups(self) -> list[str]:
         """Return the names of the groups of uploads."""
-        return await self._run("listing uploads", self._groups)
+        return await self._ask("listing uploads", self._groups)
 
     def _groups(self) -> list[str]:
         # Beside them may lie what is none of ours, such as lost+found, which nobody but root may read.
@@ -429,11 +530,11 @@ class DirectoryVolume:
                     if len(entry.name) == GROUP_CHARS and entry.is_dir()
                 }
 
-        return await self._run("listing uploads", stamps)
+        return await self._ask("listing uploads", stamps)
 
     async def ids_in(self, group: str) -> list[str]:
         """Return the ids of one group's uploads."""
-        return await self._run("listing uploads", self._ids_in, group)
+        return await self._ask("listing uploads", self._ids_in, group)
 
     def _ids_in(self, group: str) -> list[str]:
         try:
@@ -449,50 +550,31 @@ class DirectoryVolume:
 
     # -- keys
 
-    def _key_path(self, key: str) -> Path:
-        digest = hashlib.sha256(key.encode("utf-8")).hexdigest()
-        return self._root / "keys" / digest[:GROUP_CHARS] / digest
-
     async def find_key(self, key: str) -> str | None:
         """Return the id of the upload that was bound to *key*, if any."""
+        return await self._ask("reading a key", self._find_key, key)
 
-        def find() -> str | None:
-            try:
-                text = self._key_path(key).read_text("ascii").strip()
-            except (FileNotFoundError, UnicodeDecodeError):
-                self._assert_there()
-                return None
-            return text if ids.is_upload_id(text) else None
-
-        return await self._run("reading a key", find)
+    def _find_key(self, key: str) -> str | None:
+        found = self._keys.find(key)
+        if found is None:
+            self._assert_there()
+        return found
 
     async def bind_key(self, key: str, upload_id: str, *, instead_of: str | None) -> str:
         """Bind *key* to *upload_id*; see the interface."""
 
-        def bind() -> None:
-            path = self._key_path(key)
-            path.parent.mkdir(exist_ok=True)
-            durable = self._options.durable
-            files.write_atomically(path, upload_id.encode("ascii") + b"\n", sync=durable, whole=durable)
-            if durable:
-                self._sync_group(path.parent)
+        def bind() -> str:
+            return self._keys.bind(key, upload_id, instead_of=instead_of)
 
         async with self._key_guard:
-            bound = await self.find_key(key)
-            if bound is not None and bound != instead_of:
-                return bound
-            await self._run("writing a key", bind)
-            return upload_id
+            return await self._run("writing a key", bind)
 
     async def forget_keys(self) -> None:
         """Forget the keys of uploads that are not here any more."""
 
         def forget() -> None:
-            for path in (self._root / "keys").glob("*/*"):
-                with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
-                    upload_id = path.read_text("ascii").strip()
-                    if not ids.is_upload_id(upload_id) or not self._folder(upload_id).exists():
-                        path.unlink()
+            self._assert_there()
+            self._keys.forget(lambda upload_id: self._folder(upload_id).exists())
 
         async with self._key_guard:
             await self._run("deleting keys", forget)
@@ -500,111 +582,16 @@ class DirectoryVolume:
     async def close(self) -> None:
         """Let go of the volume and its lock; a join under way is given up, to be done again."""
         self._interrupted.set()
-        await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
-        self._lock.release()
+        await asyncio.get_running_loop().run_in_executor(None, self._let_go)
+
+    def _let_go(self) -> None:
+        self._pool.shutdown()
+        # Only now: every write has been answered.
+        self._held.runs.leave()
+        self._held.lock.release()
 
 
-class OpenFile:
-    """A complete file, open for reading; reads happen in threads."""
-
-    def __init__(self, fd: int, size: int, pool: ThreadPoolExecutor) -> None:
-        self._fd = fd
-        self._size = size
-        self._pool = pool
-
-    @property
-    def size(self) -> int:
-        """Its size in bytes."""
-        return self._size
-
-    async def read(self, start: int, size: int) -> bytes:
-        """Return up to *size* bytes from *start* on."""
-        with translated("reading a file"):
-            return await asyncio.get_running_loop().run_in_executor(self._pool, os.pread, self._fd, size, start)
-
-    async def close(self) -> None:
-        """Close it."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            await close_in(self._pool, fd)
-
-
-def _read_range(path: Path, start: int, size: int) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        found = bytearray()
-        while len(found) < size:
-            data = os.pread(fd, size - len(found), start + len(found))
-            if not data:
-                break
-            found += data
-        return bytes(found)
-    finally:
-        os.close(fd)
-
-
-def _shorten(path: Path, size: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > size:
-            os.truncate(path, size)
-
-
-def _sync_files(paths: list[Path]) -> None:
-    for path in paths:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fdatasync(fd)
-        finally:
-            os.close(fd)
-
-
-def _unlink_all(paths: list[Path]) -> None:
-    for path in paths:
-        files.unlink_if_there(path)
-
-
-def _identify(root: Path, new_id: str) -> str:
-    """Return the id that the volume carries, giving it *new_id* if it has none."""
-    path = root / "volume.json"
-    try:
-        known = json.loads(path.read_bytes())
-        version, volume_id = known["format"], str(known["id"])
-    except FileNotFoundError:
-        if (root / "uploads").exists():
-            msg = f"{root} has uploads but no volume.json that says which volume it is"
-            raise VolumeUnavailableError(msg) from None
-        files.write_atomically(path, json.dumps({"format": FORMAT, "id": new_id}).encode() + b"\n", sync=True)
-        return new_id
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        msg = f"{path} cannot be read: {error}"
-        raise VolumeUnavailableError(msg) from error
-    if version != FORMAT or not ids.is_volume_id(volume_id):
-        msg = f"{path} is of format {version!r}; this program knows format {FORMAT}"
-        raise VolumeUnavailableError(msg)
-    return volume_id
-
-
-def _lay_out(root: Path, options: DirectoryOptions) -> None:
-    """Make the directories, and see that files can be given away as configured."""
-    for name, mode in (("uploads", 0o700), ("keys", 0o700), ("files", 0o770)):
-        (root / name).mkdir(exist_ok=True)
-        (root / name).chmod(mode)
-    if options.file_group is not None:
-        # The app's user comes through the data directory to its files, and may
-        # move them away; it cannot look into the other directories.
-        for path in (root, root / "files"):
-            os.chown(path, -1, options.file_group)
-        root.chmod(0o710)
-    files.sync_directory(root)
-    probe = root / "files" / ".probe"
-    fd = files.create_fresh(probe)
-    try:
-        if options.file_group is not None:
-            os.fchown(fd, -1, options.file_group)
-        os.fchmod(fd, options.file_mode)
-    except OSError as error:
-        msg = f"files.mode or files.group cannot be set in {root / 'files'}: {error.strerror}"
-        raise VolumeUnavailableError(msg) from error
-    finally:
-        os.close(fd)
-        probe.unlink()
+def _ignore(asked: asyncio.Future[Any]) -> None:
+    """Take note of what nobody waits for any more."""
+    if not asked.cancelled():
+        asked.exception()

@@ -1,0 +1,104 @@
+"""What is done to a directory when it is opened as a volume; blocks."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from incomingd.core import ids
+from incomingd.storage.directory import files
+from incomingd.storage.directory.mounts import Mount, mount_of
+from incomingd.storage.directory.probing import UnfitError, probe
+from incomingd.storage.volume import VolumeUnavailableError
+
+FORMAT: Final = 1
+"""Claims stand in the records."""
+FORMAT_SHARED: Final = 2
+"""Claims are files. Programs that know nothing of that refuse it."""
+LOCK: Final = "lock"
+RUNS: Final = "instances"
+_MARK: Final = "files"
+
+
+def mount_under(root: Path) -> Mount:
+    """Return the mount on which *root* lies."""
+    try:
+        text = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
+    except OSError:
+        return Mount("")
+    return mount_of(text, PurePosixPath(os.path.realpath(root)))
+
+
+def identify(root: Path, new_id: str) -> tuple[str, bool]:
+    """Return the id that the volume carries, giving it *new_id* if it has none, and whether claims are files."""
+    path = root / "volume.json"
+    try:
+        known = json.loads(path.read_bytes())
+        version, volume_id, claims = known["format"], str(known["id"]), known.get("claims")
+    except FileNotFoundError:
+        if (root / "uploads").exists():
+            msg = f"{root} has uploads but no volume.json that says which volume it is"
+            raise VolumeUnavailableError(msg) from None
+        files.write_atomically(path, _line({"format": FORMAT, "id": new_id}), sync=True)
+        return new_id, False
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        msg = f"{path} cannot be read: {error}"
+        raise VolumeUnavailableError(msg) from error
+    if (version, claims) not in ((FORMAT, None), (FORMAT_SHARED, _MARK)) or not ids.is_volume_id(volume_id):
+        msg = f"{path} is of format {version!r}; this program knows format {FORMAT} and {FORMAT_SHARED}"
+        raise VolumeUnavailableError(msg)
+    return volume_id, version == FORMAT_SHARED
+
+
+def mark_shared(root: Path, volume_id: str, *, alone: bool) -> None:
+    """Say that claims are files from now on; only who holds the volume alone may."""
+    if not alone:
+        msg = f"{root} is shared by instances, but its volume.json does not say so"
+        raise VolumeUnavailableError(msg)
+    text = _line({"format": FORMAT_SHARED, "id": volume_id, "claims": _MARK})
+    files.write_atomically(root / "volume.json", text, sync=True)
+
+
+def _line(document: dict[str, object]) -> bytes:
+    return json.dumps(document).encode() + b"\n"
+
+
+def probe_sharing(root: Path, token: str) -> None:
+    """See that several processes can share it.
+
+    Raises:
+        VolumeUnavailableError: they cannot; the text says why.
+    """
+    try:
+        probe(root / f".probe.{token}")
+    except UnfitError as unfit:
+        msg = f"{root} cannot be shared: {unfit}"
+        raise VolumeUnavailableError(msg) from unfit
+
+
+def lay_out(root: Path, *, mode: int, group: int | None, token: str) -> None:
+    """Make the directories, and see that files can be given away as configured."""
+    for name, access in (("uploads", 0o700), ("keys", 0o700), (RUNS, 0o700), ("files", 0o770)):
+        (root / name).mkdir(exist_ok=True)
+        (root / name).chmod(access)
+    if group is not None:
+        # The app's user comes through the data directory to its files, and may
+        # move them away; it cannot look into the other directories.
+        for path in (root, root / "files"):
+            os.chown(path, -1, group)
+        root.chmod(0o710)
+    files.sync_directory(root)
+    probed = root / "files" / f".probe.{token}"
+    fd = files.create_fresh(probed)
+    try:
+        if group is not None:
+            os.fchown(fd, -1, group)
+        os.fchmod(fd, mode)
+    except OSError as error:
+        msg = f"files.mode or files.group cannot be set in {root / 'files'}: {error.strerror}"
+        raise VolumeUnavailableError(msg) from error
+    finally:
+        os.close(fd)
+        probed.unlink()

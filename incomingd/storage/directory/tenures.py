@@ -1,0 +1,179 @@
+"""Claims and records of one upload, each in a file of its own; all of it blocks.
+
+A claim is written whole under another name and then linked to its own: of all
+who try, on whatever host, exactly one succeeds. It is never replaced, and never
+deleted before the whole folder goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from typing import TYPE_CHECKING, Final
+
+from incomingd.core import codec
+from incomingd.storage.chain import Chain, claim_name, is_older_record, record_name
+from incomingd.storage.directory import files
+from incomingd.storage.volume import ClaimTakenError, RecordUnreadableError, Standing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from incomingd.core.record import Record
+    from incomingd.core.tenure import Claim
+
+_READS_MAX: Final = 100
+"""So often a record may be replaced by a later tenure's while it is being read."""
+
+
+class TenureFiles:
+    """Reads and writes them."""
+
+    def __init__(self, *, token: str, durable: bool) -> None:
+        """Set it up.
+
+        Args:
+            token: that no other run has: it keeps the files apart that are being written.
+            durable: what is written survives a power loss.
+        """
+        self._token = token
+        self._durable = durable
+        self._count = itertools.count()
+
+    def standing(self, folder: Path, upload_id: str) -> Standing | None:
+        """Return the last record and the last claim; None: there is no record."""
+        for _ in range(_READS_MAX):
+            chain = self._chain(folder)
+            if chain is None or chain.last_record is None:
+                return None
+            try:
+                record = read_record(folder / chain.last_record, upload_id)
+                claim = _read_claim(folder / claim_name(chain.claim)) if chain.claim is not None else None
+            except FileNotFoundError:
+                # A later tenure has written its own, and dropped this one.
+                continue
+            return Standing(record, claim)
+        msg = f"{folder}: records come and go"
+        raise RecordUnreadableError(msg)
+
+    def read(self, folder: Path, upload_id: str) -> Record | None:
+        """Return the last record; None: there is none."""
+        for _ in range(_READS_MAX):
+            chain = self._chain(folder)
+            if chain is None or chain.last_record is None:
+                return None
+            with contextlib.suppress(FileNotFoundError):
+                return read_record(folder / chain.last_record, upload_id)
+        msg = f"{folder}: records come and go"
+        raise RecordUnreadableError(msg)
+
+    def _chain(self, folder: Path) -> Chain | None:
+        try:
+            return Chain.of(os.listdir(folder))
+        except FileNotFoundError:
+            return None
+
+    def claim(self, folder: Path, upload_id: str, claim: Claim) -> None:
+        """Make the claim.
+
+        Raises:
+            ClaimTakenError: it cannot be made.
+        """
+        chain = self._chain(folder)
+        last = self._last_epoch(folder, upload_id, chain)
+        if chain is not None and chain.claim == claim.epoch and self._is_ours(folder, claim):
+            return
+        if last is None or claim.epoch != last + 1:
+            raise ClaimTakenError(upload_id)
+        path = folder / claim_name(claim.epoch)
+        fresh = folder / f"{path.name}.{self._token}-{next(self._count)}.new"
+        try:
+            files.write_whole(fresh, codec.encode_claim(claim), sync=self._durable)
+            try:
+                os.link(fresh, path)
+            except OSError:
+                # Exists, or failed: the answer to an attempt that succeeded may have been lost.
+                try:
+                    ours = self._is_ours(folder, claim)
+                except FileNotFoundError:
+                    ours = None
+                if ours is None:
+                    raise
+                if not ours:
+                    raise ClaimTakenError(upload_id) from None
+        finally:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+        if self._durable:
+            files.sync_directory(folder)
+
+    def _last_epoch(self, folder: Path, upload_id: str, chain: Chain | None) -> int | None:
+        if chain is None or chain.last_record is None:
+            return None
+        if chain.record is None and chain.claim is None:
+            try:
+                return read_record(folder / chain.last_record, upload_id).epoch
+            except FileNotFoundError:
+                return None
+        return max(chain.record or 0, chain.claim or 0)
+
+    def _is_ours(self, folder: Path, claim: Claim) -> bool:
+        return _read_claim(folder / claim_name(claim.epoch)).create_id == claim.create_id
+
+    def look(self, folder: Path, epoch: int) -> bool | None:
+        """Return whether no claim has followed *epoch*; None: there is no such folder."""
+        try:
+            os.stat(folder / claim_name(epoch + 1))
+        except FileNotFoundError:
+            return True if folder.exists() else None
+        return False
+
+    def write(self, folder: Path, record: Record, *, sync: bool) -> None:
+        """Replace the record of its tenure, and drop those of former ones."""
+        path = folder / record_name(record.epoch)
+        first = not path.exists()
+        fresh = folder / f"{path.name}.{self._token}.new"
+        try:
+            files.write_atomically(path, codec.encode(record), sync=sync, whole=self._durable, fresh=fresh)
+        except OSError:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            raise
+        if first and (sync or not self._durable):
+            for name in os.listdir(folder):
+                if is_older_record(name, record.epoch):
+                    files.unlink_if_there(folder / name)
+
+
+def read_record(path: Path, upload_id: str) -> Record:
+    """Return the record at *path*.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RecordUnreadableError: it is damaged, or another upload's.
+    """
+    data = path.read_bytes()
+    try:
+        record = codec.decode(data)
+    except codec.RecordFormatError as error:
+        msg = f"{path}: {error}"
+        raise RecordUnreadableError(msg) from error
+    if record.upload_id != upload_id:
+        # A copy that somebody made: what is done by it would be done to the other upload.
+        msg = f"{path}: the record of another upload"
+        raise RecordUnreadableError(msg)
+    return record
+
+
+def _read_claim(path: Path) -> Claim:
+    data = path.read_bytes()
+    try:
+        claim = codec.decode_claim(data)
+    except codec.RecordFormatError as error:
+        msg = f"{path}: {error}"
+        raise RecordUnreadableError(msg) from error
+    if path.name != claim_name(claim.epoch):
+        msg = f"{path}: claim {claim.epoch} under the name of another"
+        raise RecordUnreadableError(msg)
+    return claim
