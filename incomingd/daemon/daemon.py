@@ -34,6 +34,10 @@ from incomingd.handover import Handover
 from incomingd.handover.caller import HttpCaller
 from incomingd.log import events, get_logger
 from incomingd.metrics import Metrics
+from incomingd.peer_api import LISTENER_BODY_BYTES, PeerApi
+from incomingd.peer_api import routes as peer_routes
+from incomingd.peers.calls import LonePeers
+from incomingd.peers.http_peers import HttpPeers, tls_context
 from incomingd.storage.directory import DirectoryOptions, DirectoryVolume
 from incomingd.web.exchange import ExchangeOptions
 from incomingd.web.handler import JSON_BYTES_MAX, UnknownPathHandler, log_nothing
@@ -47,8 +51,14 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
-PAGE_BODY_BYTES_MAX: Final = 16 * 1024
-"""Nothing that is read whole is wanted on the public listener; anybody may send it, and it is held in memory."""
+BODY_BYTES: Final = {
+    # Nothing that is read whole is wanted here; anybody may send it, and it is held in memory.
+    "public": 16 * 1024,
+    "backend": JSON_BYTES_MAX,
+    "admin": JSON_BYTES_MAX,
+    "peer": LISTENER_BODY_BYTES,
+}
+"""The longest body that a listener reads whole."""
 
 
 class Daemon:
@@ -67,6 +77,9 @@ class Daemon:
         )
         self.volume = _open_volume(settings, self.clock, self.identity)
         self.registry = fleet.make_registry(settings, self.clock, self.identity, self.volume.id)
+        self.peers = None
+        if settings.peer.listens:
+            self.peers = HttpPeers(self.clock, fleet.peers_options(settings), tls=tls_context(settings.peer.tls.ca))
         self.engine = Engine(
             Services(
                 clock=self.clock,
@@ -76,6 +89,7 @@ class Daemon:
                 events=Events(),
                 options=options.engine_options(settings),
                 boot_id=self.volume.boot_id,
+                peers=self.peers or LonePeers(),
             )
         )
         self.upkeep = Upkeep(self.engine, interval_s=settings.uploads.sweep_interval_s)
@@ -105,6 +119,12 @@ class Daemon:
             reload=self._reload,
             drain=self.drain,
             connections=lambda: {listener.name: listener.open_connections for listener in self._listeners},
+        )
+        self.peer_api = PeerApi(
+            fleet.PeerSide(self.engine, self.admin.status),
+            start_id=self.identity.start_id,
+            keys=fleet.peer_keys_of(settings),
+            clock=self.clock,
         )
         self.trusted = TrustedPeers(settings.public.trusted_proxies, setting="public.trusted_proxies")
         self.exchange_options = ExchangeOptions(
@@ -157,6 +177,9 @@ class Daemon:
         self._listen("backend", settings.backend.address, both, settings.backend.tls)
         if not shared:
             self._listen("admin", settings.admin.address, self._application(admin_routes), settings.admin.tls)
+        if settings.peer.listens:
+            peer = self._application(peer_routes(self.peer_api), closes=False)
+            self._listen("peer", settings.peer.address, peer, settings.peer.tls)
         self._inherit()
         if settings.agent.address is not None:
             self._agents = [AgentListener(settings.agent.address, self.engine.state, self.clock)]
@@ -177,12 +200,12 @@ class Daemon:
         for listener in self._listeners:
             listener.inherit(handed.get(listener.name, []))
 
-    def _application(self, routes: list[URLSpec]) -> Application:
+    def _application(self, routes: list[URLSpec], *, closes: bool = True) -> Application:
         return Application(
             list(routes),
             default_handler_class=UnknownPathHandler,
             trusted=self.trusted,
-            close_after_answer=self._closes,
+            close_after_answer=self._closes if closes else lambda: False,
             log_function=log_nothing,
         )
 
@@ -197,7 +220,7 @@ class Daemon:
                 options=ListenerOptions(
                     header_bytes=limits.header_bytes,
                     idle_timeout_s=limits.idle_connection_timeout_s,
-                    body_bytes=PAGE_BODY_BYTES_MAX if name == "public" else JSON_BYTES_MAX,
+                    body_bytes=BODY_BYTES[name],
                     connections_max=limits.connections,
                     trusts=self.trusted.trusts,
                     clock=self.clock,
@@ -251,6 +274,8 @@ class Daemon:
         for agent in self._agents:
             agent.stop()
         await self.registry.close()
+        if self.peers is not None:
+            await self.peers.close()
         # What is still under way is repeatable: joins, callbacks, held answers.
         await self.clock.close()
         await self.volume.close()
@@ -272,9 +297,11 @@ class Daemon:
             "public": settings.public.tls,
             "backend": settings.backend.tls,
             "admin": settings.admin.tls,
+            "peer": settings.peer.tls,
         }
         for listener in self._listeners:
             listener.check_tls(tls[listener.name])
+        peer_tls = tls_context(settings.peer.tls.ca)
         for listener in self._listeners:
             listener.reload_tls(tls[listener.name])
             listener.set_connections_max(settings.limits.connections)
@@ -284,6 +311,9 @@ class Daemon:
         self.upkeep.wake()
         self.caller.timeout_s = settings.handover.timeout_s
         self.caller.allowed = settings.handover.allowed_hosts
+        if self.peers is not None:
+            self.peers.apply(fleet.peers_options(settings), peer_tls)
+        self.peer_api.keys = fleet.peer_keys_of(settings)
         self.drain.options = options.drain_options(settings)
         self.handover.options = options.handover_options(settings)
         self.trusted.replace(settings.public.trusted_proxies)

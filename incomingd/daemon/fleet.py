@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from incomingd import __version__
 from incomingd.core.ring import Instance
+from incomingd.engine import listing
 from incomingd.log import events, get_logger
+from incomingd.peers.http_peers import PeersOptions
 from incomingd.registry.fleet import FleetRegistry
 from incomingd.registry.memory import MemoryRegistry
 from incomingd.registry.redis import RedisStore
@@ -19,8 +21,12 @@ from incomingd.registry.registry import (
     NameShared,
     ValueUnreadable,
 )
+from incomingd.wire.listing import parse_query
+from incomingd.wire.upload import upload_document
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from incomingd.clock import Clock
     from incomingd.config import Settings
     from incomingd.core.tenure import Identity
@@ -42,6 +48,57 @@ def make_registry(settings: Settings, clock: Clock, identity: Identity, volume_i
         return MemoryRegistry(identity)
     instance = Instance(identity, started_at=time.time(), volumes=frozenset({volume_id}), version=__version__)
     return FleetRegistry(RedisStore(target, clock), clock, instance, lease_s=settings.registry.lease_s)
+
+
+def peers_options(settings: Settings) -> PeersOptions:
+    """Return what calls of peers take from the settings."""
+    return PeersOptions(
+        keys=peer_keys_of(settings),
+        allow_plaintext=settings.peer.allow_plaintext,
+        # Asked again while it does not answer, until it counts as an orphan's owner.
+        recall_s=max(settings.registry.lease_s / 4, 0.5),
+    )
+
+
+def peer_keys_of(settings: Settings) -> tuple[str, ...]:
+    """Return the keys by which instances know each other."""
+    return tuple(key.get_secret_value() for key in settings.peer.keys)
+
+
+class PeerSide:
+    """What peers may ask of this instance, put together of its parts; see :class:`incomingd.peer_api.PeerEngine`.
+
+    Args:
+        engine: of this process.
+        status: what this instance says of itself.
+    """
+
+    def __init__(self, engine: Engine, status: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+        self._engine = engine
+        self._status = status
+        self.recall = engine.recall
+        self.act = engine.act
+        self.ask = engine.giving.ask
+        self.void = engine.giving.void
+        self.recorded = engine.giving.recorded
+        self.release = engine.giving.release
+
+    async def read_range(self, upload_id: str, segment: str, start: int, size: int) -> bytes:
+        """Return bytes of a segment that lies here."""
+        return await self._engine.services.volume.read_range(upload_id, segment, start, size)
+
+    async def listing(self, query: dict[str, Any]) -> dict[str, Any]:
+        """Return a page of the uploads that lie here."""
+        arguments = {name: [str(value)] if not isinstance(value, list) else value for name, value in query.items()}
+        found = await listing.page(self._engine, parse_query(arguments))
+        return {
+            "uploads": [upload_document(view.record, offset=view.offset, base_url=None) for view in found.views],
+            "next_page": str(found.following) if found.following is not None else None,
+        }
+
+    async def status(self) -> dict[str, Any]:
+        """Return what this instance says of itself."""
+        return await self._status()
 
 
 class RegistryWatch:

@@ -77,7 +77,7 @@ class Notifier:
         """Requests are answered from now on."""
         if self._life is not _Life.STOPPING:
             self._life = _Life.READY
-            self._tell("READY=1", status)
+            self._tell("READY=1\n", status)
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
@@ -90,24 +90,24 @@ class Notifier:
             yield
             return
         status = self._told
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}", "reading the configuration again")
+        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\n", "reading the configuration again")
         try:
             yield
         except Exception:
-            self._tell("READY=1", f"{status}; the new configuration was refused, see the log")
+            self._tell("READY=1\n", f"{status}; the new configuration was refused, see the log")
             self._told = status
             raise
         else:
-            self._tell("READY=1", status)
+            self._tell("READY=1\n", status)
 
     def stopping(self, status: str, *, within_s: float = PATIENCE_S) -> None:
-        """The process has begun to stop: the service manager waits at least *within_s* seconds for its end.
+        """The process stops: the service manager waits at least *within_s* seconds from now for its end.
 
-        What takes longer tells its :meth:`progress` meanwhile.
+        Called again for each stage that has a time of its own; what takes longer tells its :meth:`progress` meanwhile.
         """
-        if self._life is not _Life.STOPPING:
-            self._life = _Life.STOPPING
-            self._tell(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={_microseconds(within_s)}", status)
+        state = "" if self._life is _Life.STOPPING else "STOPPING=1\n"
+        self._life = _Life.STOPPING
+        self._tell(f"{state}EXTEND_TIMEOUT_USEC={_microseconds(within_s)}\n", status)
 
     def progress(self, status: str) -> None:
         """Show how far a start, a drain or a stop has come; call it as often as you like.
@@ -118,8 +118,9 @@ class Notifier:
         now_s = time.monotonic()
         if status == self._told or now_s - self._told_at_s < STATUS_INTERVAL_S:
             return
-        # Of a process that is up systemd takes this for its greatest age (RuntimeMaxSec), which the units do not set.
-        self._tell(f"EXTEND_TIMEOUT_USEC={_microseconds(PATIENCE_S)}", status, keep=False)
+        # While the process is up nobody waits for its end: an operator drains it, and only looks on.
+        state = "" if self._life is _Life.READY else f"EXTEND_TIMEOUT_USEC={_microseconds(PATIENCE_S)}\n"
+        self._tell(state, status, keep=False)
 
     # -- watchdog
 
@@ -154,7 +155,7 @@ class Notifier:
     def _tell(self, state: str, status: str, *, keep: bool = True) -> None:
         self._told, self._told_at_s = status, time.monotonic()
         line = " ".join(status.split())[:STATUS_CHARS_MAX]
-        self._send(f"{state}\nSTATUS={line}", keep=keep)
+        self._send(f"{state}STATUS={line}", keep=keep)
 
     def _send(self, message: str, *, keep: bool) -> None:
         """Send *message*; where there is no room for it now it goes later if it is to be kept, else not at all."""
@@ -185,7 +186,7 @@ class Notifier:
             if not self._complained:
                 self._complained = True
                 detail = getattr(error, "strerror", None) or str(error)
-                log.warning(events.SERVICE_MANAGER_NOT_TOLD, setting="NOTIFY_SOCKET", detail=detail)
+                log.warning(events.MANAGER_NOT_TOLD, setting="NOTIFY_SOCKET", detail=detail)
         return True
 
 

@@ -56,7 +56,7 @@ def engine_options(settings: Settings) -> EngineOptions:
 
 def drain_options(settings: Settings) -> DrainOptions:
     """Return what a drain takes from the settings."""
-    return DrainOptions(cuts_per_s=settings.drain.cuts_per_s, asked=settings.agent.address is not None)
+    return DrainOptions(cuts_per_s=settings.drain.cuts_per_s)
 
 
 def handover_options(settings: Settings) -> HandoverOptions:

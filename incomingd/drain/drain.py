@@ -50,11 +50,9 @@ class DrainOptions:
     cuts_per_s: float = 500.0
     """Clients that are cut come back at once, and each costs its next instance a pull."""
     balancer_s: float = 2.0
-    """How long to wait for a balancer to hear each word, where one asks."""
+    """How long to wait for a balancer to hear each word, where one has asked before."""
     callbacks_s: float = 5.0
     """How long callbacks that are under way may go on; then they are made again elsewhere."""
-    asked: bool = False
-    """There is an agent listener: balancers ask what they are to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +109,8 @@ class Drain:
         self._parked = 0
         self._invited = 0
         self._began_at = 0.0
+        self._asked = False
+        """A balancer asks what it is to do: it will hear of this."""
         self._invitations: dict[Identity, list[Invitation]] = defaultdict(list)
 
     @property
@@ -135,6 +135,7 @@ class Drain:
         if state.draining or state.stopping:
             return
         services = self._engine.services
+        self._asked = bool(state.balancing_told)
         state.drain()
         self._began_at = services.clock.now()
         self._parked = self._invited = 0
@@ -194,7 +195,7 @@ class Drain:
 
     async def _told(self, word: Balancing) -> None:
         """Wait until a balancer has heard *word*: before that it sends more of what is to be cut."""
-        if not self.options.asked:
+        if not self._asked:
             return
         clock = self._engine.services.clock
         deadline = clock.monotonic() + self.options.balancer_s

@@ -13,6 +13,7 @@ from incomingd.core.record import Record, Terms
 from incomingd.core.status import Status
 from incomingd.engine import appending, beginning, ending, opening
 from incomingd.engine.events import Told
+from incomingd.engine.giving import Giving
 from incomingd.engine.keeper import Keeper
 from incomingd.engine.owned import OwnedUpload, Services
 from incomingd.engine.pulling import OwnedElsewhereError
@@ -75,6 +76,7 @@ class Engine:
         self.services = services
         self.state = services.state
         self.keeper = Keeper(services)
+        self.giving = Giving(self.keeper)
         self._tickets = Tickets(self.keeper, self.forget)
 
     @property
