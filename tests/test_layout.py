@@ -43,7 +43,7 @@ WORLDLY = frozenset(
 )
 
 # One word for one thing; these are other projects' words for ours, or mean two things at once.
-FORBIDDEN_WORDS = re.compile(r"(session|worker|migrat|(?<![a-z])node(?!js|\.js|_modules|:))", re.IGNORECASE)
+FORBIDDEN_WORDS = re.compile(r"(session|worker|migrat|(?<![a-z])node(?!js|\.js|_modules|lay|:))", re.IGNORECASE)
 # file: words in it that are somebody else's names, with the reason.
 FORBIDDEN_WORDS_ALLOWED: dict[str, frozenset[str]] = {
     # PyYAML's name for what it parses.

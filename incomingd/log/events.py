@@ -152,8 +152,8 @@ DAEMON_CRASHED: Final = _event(
 DAEMON_START_FAILED: Final = _event(
     "daemon.start_failed", "error", "The process cannot begin: an address or its volume cannot be had.", "reason"
 )
-SERVICE_MANAGER_NOT_TOLD: Final = _event(
-    "service_manager.not_told",
+MANAGER_NOT_TOLD: Final = _event(
+    "manager.not_told",
     "warning",
     "The service manager (systemd) cannot be told how this process is; said once. It may take the process for hung.",
     "setting detail",

@@ -126,6 +126,8 @@ OTHER_VALUES = {
         "limits.idle_connection_timeout_s",
         "limits.connections",
         "storage.threads",
+        "drain.deadline_s",
+        "drain.cuts_per_s",
         "shutdown.grace_s",
     ),
     "7",
@@ -330,7 +332,7 @@ def test_where_no_key_is_near_all_are_told(mistakes: Mistakes) -> None:
     assert problem.expected == "one of tus: checksum_trailer"
     (problem,) = mistakes("s3: {address: x}")
     assert problem.expected.startswith("instance, data_dir, ")
-    assert problem.expected.endswith(" tus, storage, shutdown, log")
+    assert problem.expected.endswith(" tus, storage, drain, shutdown, log")
 
 
 BAD_FILES = {

@@ -109,11 +109,11 @@ def test_a_manager_that_is_gone_harms_nobody(
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     monkeypatch.setenv("WATCHDOG_USEC", "20000")
     daemon = make_daemon()
-    event = daemon.wait_event("service_manager.not_told")
+    event = daemon.wait_event("manager.not_told")
     assert event["level"] == "warning"
     assert requests.post(f"{daemon.backend_url}/incoming/1.0/admin/reload", timeout=10).status_code == 200
     daemon.stop()
-    assert len(daemon.log_events("service_manager.not_told")) == 1
+    assert len(daemon.log_events("manager.not_told")) == 1
 
 
 async def test_signs_of_life_come_from_the_event_loop(own: tuple[Manager, Notifier]) -> None:
