@@ -30,7 +30,7 @@ BUFFER_BYTES: Final = ANSWER_BYTES_MAX + HEAD_BYTES_MAX
 READ_BYTES: Final = PIECE_BYTES
 AT_ONCE: Final = 32
 """Calls to one peer; further ones wait, within their own time."""
-IDLE_MAX: Final = 8
+IDLE_MAX: Final = AT_ONCE
 """Connections to one peer that are kept for further calls."""
 IDLE_S: Final = 20.0
 """Kept for so long; the other side keeps them longer as a rule."""
@@ -211,9 +211,11 @@ class Connections:
             stream = self._stream(scheme, socket.socket(family, socket.SOCK_STREAM))
             try:
                 await stream.connect(target, server_hostname=address.host)
-            except StreamClosedError as error:
-                cause = error.real_error
-                if isinstance(cause, ssl.SSLError | ssl.CertificateError):
+            except (StreamClosedError, OSError) as error:
+                # A handshake that fails raises what has failed, everything else that the stream is closed.
+                cause = error.real_error if isinstance(error, StreamClosedError) else error
+                stream.close()
+                if isinstance(cause, ssl.SSLError):
                     raise PeerRefusedError(f"{url}: {_words(cause)}") from error
                 refused += isinstance(cause, ConnectionRefusedError)
                 why = getattr(cause, "strerror", None) or "the connection was closed"

@@ -263,8 +263,9 @@ class HttpPeers:
             running.cancel()
         if failures:
             raise failures[0]
-        if not results:
+        if running.cancelled():
             raise PeerSilentError(f"{what}: this instance is being stopped")
+        running.result()
         return results[0]
 
 

@@ -352,9 +352,10 @@ def _claim(fields: _Fields) -> Claim:
 
 
 def _record(fields: _Fields) -> Any:
+    document: Document = fields.take("record", dict)
     try:
-        return codec.decode(json.dumps(fields.take("record", dict)).encode("ascii"))
-    except codec.RecordFormatError as error:
+        return codec.decode(json.dumps(document).encode("ascii"))
+    except (codec.RecordFormatError, RecursionError) as error:
         raise _malformed("record", f"a record: {error}") from None
 
 
