@@ -8,16 +8,15 @@ Source: HAProxy's configuration manual, `agent-check`. The words are those of
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from tornado.iostream import IOStream, StreamClosedError
-from tornado.netutil import bind_sockets
 
 from incomingd.daemon.accepting import accept_from
 from incomingd.daemon.listeners import ListenError
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from incomingd.clock import Clock
@@ -50,12 +49,14 @@ class AgentListener:
         Raises:
             ListenError: it cannot be had.
         """
+        family = socket.AF_INET6 if ":" in self.address.host else socket.AF_INET
         try:
-            self._sockets = bind_sockets(self.address.port, self.address.host)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            msg = f"agent.address: cannot listen at {self.address}: {reason}"
+            listening = socket.create_server((self.address.host, self.address.port), family=family)
+        except OSError as error:
+            msg = f"agent.address: cannot listen at {self.address}: {error.strerror or error}"
             raise ListenError(msg) from error
+        listening.setblocking(False)  # noqa: FBT003 -- the socket's own interface
+        self._sockets = [listening]
 
     def start(self) -> None:
         """Answer from now on."""
