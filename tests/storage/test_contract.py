@@ -10,7 +10,7 @@ import pytest
 from incomingd.core.content import Content
 from incomingd.core.record import Record
 from incomingd.core.status import Status
-from incomingd.core.tenure import Claim, ClaimKind
+from incomingd.core.tenure import Claim, ClaimKind, Identity
 from incomingd.storage.body import BodyCutError, CutReason
 from incomingd.storage.volume import (
     ClaimTakenError,
@@ -457,3 +457,258 @@ async def test_there_is_room_for_a_little_and_not_for_anything(volume: AnyVolume
         volume.disk.free_bytes = 10**6
     assert await volume.has_room(1000)
     assert not await volume.has_room(10**18)
+
+
+async def test_a_group_shows_that_an_upload_has_come(volume: AnyVolume) -> None:
+    assert await volume.stamps() == {}
+    await volume.create(new_record(1))
+    group = volume.group_of(new_id(1))
+    before = await volume.stamps()
+    assert set(before) == {group}
+    await volume.create(new_record(1 + 62**2))
+    assert (await volume.stamps())[group] != before[group]
+
+
+async def test_a_run_of_bytes_is_read_from_a_segment(volume: AnyVolume) -> None:
+    record = await owned_upload(volume)
+    await put(volume, record.upload_id, "bytes.1", b"abcdef")
+    read = [await volume.read_range(record.upload_id, "bytes.1", *span) for span in ((0, 6), (2, 3), (4, 9), (6, 1))]
+    assert read == [b"abcdef", b"cde", b"ef", b""]
+    with pytest.raises(VolumeUnavailableError):
+        await volume.read_range(record.upload_id, "bytes.2", 0, 1)
+
+
+async def test_an_upload_stands_where_its_record_says(volume: AnyVolume) -> None:
+    assert await volume.standing(new_id()) is None
+    await volume.create(new_record())
+    standing = await volume.standing(new_id())
+    assert standing is not None
+    assert (standing.record, standing.claim, standing.epoch) == (new_record(), None, 0)
+    claim, record = claimed(new_record(), volume)
+    await volume.claim(record.upload_id, claim)
+    await volume.write(record, sync=True)
+    standing = await volume.standing(new_id())
+    assert standing is not None
+    assert (standing.record, standing.epoch) == (record, 1)
+
+
+async def test_the_own_run_is_not_gone(volume: AnyVolume) -> None:
+    assert not await volume.gone(ME)
+
+
+async def test_a_run_that_had_the_volume_before_is_gone(machine: Machine) -> None:
+    """It closed it; and where nobody shares it, the lock shows it of every other run."""
+    volume = await machine.restart()
+    assert await volume.gone(ME)
+    assert await volume.gone(Identity("other", "never-here")) is not machine.shared
+
+
+# -- several processes
+
+
+OTHER = Identity("other", "start-2", "10.0.0.2:4002")
+
+
+async def test_of_racing_claims_one_wins(fleet: Machine) -> None:
+    """Whoever makes it, the chain has no gap and no fork."""
+    first, second = fleet.volume, fleet.join()
+    await first.create(new_record())
+    for epoch in range(1, 6):
+        racers = [(volume, claimed(new_record(), volume, epoch=epoch)[0]) for volume in (first, second) * 4]
+        results = await asyncio.gather(*(v.claim(new_id(), claim) for v, claim in racers), return_exceptions=True)
+        won = [claim for (_, claim), result in zip(racers, results, strict=True) if result is None]
+        assert len(won) == 1, results
+        assert [type(result) for result in results].count(ClaimTakenError) == 7
+        standing = await second.standing(new_id())
+        assert standing is not None
+        assert (standing.claim, standing.epoch, standing.record) == (won[0], epoch, new_record())
+
+
+async def test_a_claim_of_another_process_is_seen_at_the_next_look(fleet: Machine) -> None:
+    first, second = fleet.volume, fleet.join()
+    record = await owned_upload(first)
+    assert await first.look(record.upload_id, 1)
+    assert await second.look(record.upload_id, 1)
+    claim, _ = claimed(record, second, owner=OTHER)
+    await second.claim(record.upload_id, claim)
+    assert not await first.look(record.upload_id, 1)
+    assert await second.look(record.upload_id, 2)
+
+
+async def test_a_claim_without_a_record_only_uses_up_its_number(fleet: Machine) -> None:
+    first, second = fleet.volume, fleet.join()
+    record = await owned_upload(first)
+    claim, _ = claimed(record, second, owner=OTHER)
+    await second.claim(record.upload_id, claim)
+    assert await first.read(record.upload_id) == record
+    for epoch in (1, 2, 4):
+        with pytest.raises(ClaimTakenError):
+            await first.claim(record.upload_id, claimed(record, first, epoch=epoch)[0])
+    third, record_3 = claimed(record, first, epoch=3)
+    await first.claim(record.upload_id, third)
+    await first.write(record_3, sync=True)
+    standing = await second.standing(record.upload_id)
+    assert standing is not None
+    assert (standing.record, standing.claim, standing.epoch) == (record_3, third, 3)
+
+
+async def test_a_claim_whose_answer_was_lost_is_ones_own(fleet: Machine) -> None:
+    """The same claim again succeeds; the same number under another random id does not."""
+    volume = fleet.volume
+    await volume.create(new_record())
+    claim, _ = claimed(new_record(), volume)
+    await volume.claim(new_id(), claim)
+    await volume.claim(new_id(), claim)
+    with pytest.raises(ClaimTakenError):
+        await volume.claim(new_id(), dataclasses.replace(claim, create_id="another"))
+
+
+async def test_a_late_write_of_a_former_tenure_replaces_nothing(fleet: Machine) -> None:
+    first, second = fleet.volume, fleet.join()
+    record = await owned_upload(first)
+    claim, record_2 = claimed(record, second, owner=OTHER)
+    await second.claim(record.upload_id, claim)
+    await second.write(record_2, sync=True)
+    assert fleet.names(record.upload_id) == {"claim.1.json", "claim.2.json", "record.2.json"}
+    await first.write(dataclasses.replace(record, expires_at=99.0), sync=True)
+    assert await second.read(record.upload_id) == record_2
+    assert await first.read(record.upload_id) == record_2
+
+
+async def test_claims_stay_files_when_nobody_shares_any_more(fleet: Machine) -> None:
+    record = await owned_upload(fleet.volume)
+    await fleet.close()
+    alone = fleet.open(shared=False)
+    claim, record = claimed(record, alone)
+    await alone.claim(record.upload_id, claim)
+    await alone.write(record, sync=True)
+    assert fleet.names(record.upload_id) == {"claim.1.json", "claim.2.json", "record.2.json"}
+    await alone.close()
+    again = fleet.join()
+    standing = await again.standing(record.upload_id)
+    assert standing is not None
+    assert (standing.record, standing.claim) == (record, claim)
+
+
+@pytest.mark.parametrize("machine", ["directory", "memory"], indirect=True)
+async def test_uploads_from_before_the_sharing_go_on(machine: Machine) -> None:
+    """Their record stays as it is until the next tenure has written its own."""
+    record = await owned_upload(machine.volume)
+    await put(machine.volume, record.upload_id, "bytes.1", b"abc")
+    await machine.close()
+    volume = machine.join()
+    assert machine.names(record.upload_id) == {"record.json", "bytes.1"}
+    standing = await volume.standing(record.upload_id)
+    assert standing is not None
+    assert (standing.record, standing.claim, standing.epoch) == (record, None, 1)
+    for epoch in (1, 3):
+        with pytest.raises(ClaimTakenError):
+            await volume.claim(record.upload_id, claimed(record, volume, epoch=epoch)[0])
+    claim, record_2 = claimed(record, volume)
+    await volume.claim(record.upload_id, claim)
+    assert await volume.read(record.upload_id) == record
+    assert await volume.measure(record, record.content) == 3
+    await volume.write(record_2, sync=True)
+    assert machine.names(record.upload_id) == {"claim.2.json", "record.2.json", "bytes.1"}
+
+
+async def test_of_a_run_that_lives_or_was_never_here_nothing_shows_that_it_is_gone(fleet: Machine) -> None:
+    first, second = fleet.volume, fleet.join()
+    assert not await first.gone(OTHER)
+    assert not await second.gone(ME)
+    for start_id in ("never-here", "", "../start-1", "x" * 300, "ü\n"):
+        assert not await first.gone(Identity("other", start_id))
+    await second.close()
+    assert await first.gone(OTHER)
+    assert await first.gone(dataclasses.replace(OTHER, name="under another name", address=""))
+
+
+async def test_what_is_removed_is_gone_at_once_for_all(fleet: Machine) -> None:
+    first, second = fleet.volume, fleet.join()
+    record = await owned_upload(first)
+    segment = await first.open_segment(record.upload_id, "bytes.1", create=True, size=0, sync=True)
+    await second.remove(record.upload_id)
+    assert not await first.look(record.upload_id, 1)
+    assert await first.standing(record.upload_id) is None
+    with pytest.raises(ClaimTakenError):
+        await first.claim(record.upload_id, claimed(record, first)[0])
+    with pytest.raises(VolumeError):
+        await first.write(record, sync=True)
+    await fill(segment, b"late")
+    await segment.close()
+    assert await second.standing(record.upload_id) is None
+    assert await second.ids_in(second.group_of(record.upload_id)) == []
+
+
+@pytest.mark.parametrize("skipped", [0, 2])
+async def test_a_range_that_was_taken_by_force_is_copied(fleet: Machine, skipped: int) -> None:
+    """Its former writer may still have it open: whatever it writes, the complete file stays as it is."""
+    first, second = fleet.volume, fleet.join()
+    record = await owned_upload(first)
+    segment = await first.open_segment(record.upload_id, "bytes.1", create=True, size=0, sync=True)
+    await fill(segment, b"abcdef")
+    whole = complete_record(record, ("bytes.1", skipped, 4), volume=second)
+    (part,) = whole.content.map
+    content = dataclasses.replace(whole.content, map=(dataclasses.replace(part, contested=True),))
+    whole = dataclasses.replace(whole, content=content)
+    await second.join(whole)
+    await segment.cut_back(2)
+    await fill(segment, b"XYZ late")
+    await segment.close()
+    assert await whole_file(second, whole) == b"abcdef"[skipped : skipped + 4]
+    await second.drop_bytes(whole, file_too=False)
+    assert await whole_file(first, whole) == b"abcdef"[skipped : skipped + 4]
+
+
+async def test_two_runs_may_make_the_same_file(fleet: Machine) -> None:
+    """One of them was taken for dead."""
+    first, second = fleet.volume, fleet.join()
+    record = await owned_upload(first)
+    await put(first, record.upload_id, "bytes.1", b"abc")
+    await put(first, record.upload_id, "bytes.2", b"def")
+    whole = complete_record(record, ("bytes.1", 0, 3), ("bytes.2", 0, 3), volume=first)
+    for _ in range(4):
+        await asyncio.gather(first.join(whole), second.join(whole))
+    assert await whole_file(first, whole) == b"abcdef"
+    await second.drop_bytes(whole, file_too=False)
+    assert {name for name in fleet.names(record.upload_id) if not name.endswith(".json")} == set()
+
+
+async def test_bytes_go_and_claims_stay(fleet: Machine) -> None:
+    record = await owned_upload(fleet.volume)
+    await put(fleet.volume, record.upload_id, "bytes.1", b"abc")
+    await fleet.volume.drop_bytes(record, file_too=True)
+    assert fleet.names(record.upload_id) == {"claim.1.json", "record.1.json"}
+
+
+async def test_of_racing_bindings_of_a_key_one_wins_and_all_are_told(fleet: Machine) -> None:
+    volumes = [fleet.volume, fleet.join(), fleet.join()]
+    before = None
+    for number in range(10, 15):
+        racers = [(volume, new_id(100 * number + index)) for index, volume in enumerate(volumes * 3)]
+        told = await asyncio.gather(*(v.bind_key("key", each, instead_of=before) for v, each in racers))
+        assert len(set(told)) == 1
+        assert told[0] in [upload_id for _, upload_id in racers]
+        assert [await volume.find_key("key") for volume in volumes] == [told[0]] * 3
+        before = told[0]
+
+
+async def test_who_has_seen_an_older_binding_is_told_the_newer_one(machine: Machine) -> None:
+    volume = machine.volume
+    assert await volume.bind_key("key", new_id(1), instead_of=None) == new_id(1)
+    assert await volume.bind_key("key", new_id(2), instead_of=None) == new_id(1)
+    assert await volume.bind_key("key", new_id(2), instead_of=new_id(1)) == new_id(2)
+    assert await volume.bind_key("key", new_id(3), instead_of=new_id(1)) == new_id(2)
+    assert await volume.find_key("key") == new_id(2)
+
+
+async def test_a_forgotten_key_can_be_bound_again(machine: Machine) -> None:
+    volume = machine.volume
+    for number in range(1, 4):
+        assert await volume.bind_key("key", new_id(number), instead_of=None) == new_id(number)
+        await volume.forget_keys()
+        assert await volume.find_key("key") is None
+    await volume.create(new_record(5))
+    assert await volume.bind_key("key", new_id(5), instead_of=new_id(3)) == new_id(5)
+    await volume.forget_keys()
+    assert await volume.find_key("key") == new_id(5)

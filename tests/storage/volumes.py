@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
@@ -57,6 +58,16 @@ class Machine:
             self.volume = self.disk.open(shared=chosen, start_id=run)
         self._opened.append(self.volume)
         return self.volume
+
+    def join(self) -> AnyVolume:
+        """Open the volume as one more process beside the others."""
+        return self.open(shared=True)
+
+    def names(self, upload_id: str) -> set[str]:
+        """Return the names of all files in the upload's folder."""
+        if self.kind == "directory":
+            return set(os.listdir(self.root / "uploads" / upload_id[:2] / upload_id))
+        return set(self.disk.uploads.names[upload_id].names)
 
     async def close(self) -> None:
         await close_all(self._opened)
