@@ -14,6 +14,7 @@ import click
 
 from incomingd import __version__
 from incomingd.cli import callback as callbacks
+from incomingd.cli import rolling
 from incomingd.cli.client import Client, RefusedError, UnreachableError, parse_target
 from incomingd.cli.show import Output
 from incomingd.core.errors import Refusal
@@ -58,7 +59,7 @@ class Common:
             target = parse_target(self.address)
         except ValueError as error:
             raise click.UsageError(f"--address: {error}") from None
-        client = Client(target, self._token())
+        client = Client(target, self.secret())
         try:
             yield client
         except RefusedError as error:
@@ -70,7 +71,8 @@ class Common:
         finally:
             client.close()
 
-    def _token(self) -> str | None:
+    def secret(self) -> str | None:
+        """Return the token, from wherever it is to be taken; None: none is shown."""
         if self.token is None and self.token_file is not None:
             try:
                 lines = self.token_file.read_text("utf-8").split()
@@ -255,6 +257,50 @@ def reload(common: Common) -> None:
         found = client.call("POST", "/reload", {})
     output = common.output
     (output.document if output.as_json else output.reload)(found)
+
+
+@command(main, "rolling-restart")
+@click.argument("instances", nargs=-1, metavar="[INSTANCE]...")
+@click.option(
+    "--admin-address", default="unix:/run/incoming/%i/admin.sock", show_default=True, metavar="ADDRESS",
+    help="admin.address of the instances, where %i is the name of each; used instead of --address.",
+)  # fmt: skip
+@click.option(
+    "--timeout-s", type=click.FloatRange(min=0), default=600.0, show_default=True,
+    help="At each step wait so long, in s, until the instances are ready and nothing moves.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only say which, in which order.")
+def rolling_restart(
+    common: Common, instances: tuple[str, ...], admin_address: str, timeout_s: float, *, dry_run: bool
+) -> None:
+    """Restart the instances of this host (units incomingd@*.service) one after the other.
+
+    The next one only when all are ready and no upload is moving between them. It stops at the first that does not come
+    back, with exit status 1, and says how to go on. Needs the right to call systemctl restart.
+    """
+    try:
+        parse_target(admin_address.replace("%i", "01"))
+    except ValueError as error:
+        raise click.UsageError(f"--admin-address: {error}") from None
+    restart = rolling.RollingRestart(
+        rolling.Systemd(),
+        rolling.Instances(admin_address, common.secret()),
+        say=lambda text: click.echo(clean_value(text), err=True),
+        timeout_s=timeout_s,
+    )
+    output = common.output
+    try:
+        if dry_run:
+            found: list[dict[str, Any]] = [{"unit": unit.name} for unit in restart.choose(instances)[0]]
+        else:
+            found = restart.run(instances)
+    except rolling.StoppedError as error:
+        _complain(str(error))
+        sys.exit(EXIT_REFUSED)
+    if output.as_json:
+        output.documents(found)
+    else:
+        output.line(f"{'would restart' if dry_run else 'restarted'}: {', '.join(each['unit'] for each in found)}")
 
 
 @main.group("callback")

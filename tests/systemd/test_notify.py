@@ -172,9 +172,23 @@ async def test_only_another_status_is_progress(own: tuple[Manager, Notifier], mo
     notifier.stopping("stopping", within_s=7)
     for left in (3, 3, 2, 2, 2, 1):
         notifier.progress(f"{left} uploads to go")
+    notifier.stopping("letting answers end", within_s=9)
     told = manager.hear_all()
-    assert [int(each["EXTEND_TIMEOUT_USEC"]) // 10**6 for each in told[1:]] == [7, 30, 30, 30]
-    assert [each["STATUS"] for each in told[2:]] == ["3 uploads to go", "2 uploads to go", "1 uploads to go"]
+    assert [int(each["EXTEND_TIMEOUT_USEC"]) // 10**6 for each in told[1:]] == [7, 30, 30, 30, 9]
+    assert [each["STATUS"] for each in told[2:5]] == ["3 uploads to go", "2 uploads to go", "1 uploads to go"]
+    assert ["STOPPING" in each for each in told] == [False, True, False, False, False, False]
+
+
+async def test_an_operator_who_drains_looks_on(own: tuple[Manager, Notifier], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process stays up, so nobody waits for its end; afterwards it may be ready again."""
+    monkeypatch.setattr(notify, "STATUS_INTERVAL_S", 0)
+    manager, notifier = own
+    notifier.ready("ready")
+    notifier.progress("draining: 1 of 2 uploads left")
+    notifier.ready("ready")
+    told = manager.hear_all()
+    assert told[1] == {"STATUS": "draining: 1 of 2 uploads left"}
+    assert told[2] == {"READY": "1", "STATUS": "ready"}
 
 
 async def test_progress_is_told_now_and_then(own: tuple[Manager, Notifier], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +209,6 @@ async def test_ready_is_never_said_by_a_reload_that_comes_too_early_or_too_late(
     assert manager.hear_all() == []
     notifier.ready("ready")
     notifier.stopping("stopping")
-    notifier.stopping("stopping again")
     notifier.ready("ready")
     with notifier.reloading():
         pass
