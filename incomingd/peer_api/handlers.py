@@ -63,10 +63,14 @@ class PeerHandler(JsonHandler):
             raise Refusal(Code.PEER_REFUSED) from None
         message, self._version = self.api.formats.read_call(name, self.request.body)
         self._understood = True
-        if isinstance(message, BytesWanted):
-            await self._stream(message)
-        else:
-            self._tell(await _answer(self.api.engine, message), status=200)
+        try:
+            if isinstance(message, BytesWanted):
+                await self._stream(message)
+            else:
+                self._tell(await _answer(self.api.engine, message), status=200)
+        except VolumeError as error:
+            log.error(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
+            raise Refusal(Code.STORAGE_UNAVAILABLE, str(error)) from error
 
     def _admitted(self, envelope: Envelope, key: str) -> None:
         try:
@@ -159,9 +163,7 @@ class PeerHandler(JsonHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer what was raised; called by Tornado."""
         error = kwargs.get("exc_info", (None, None, None))[1]
-        if isinstance(error, VolumeError):
-            self.refuse(Refusal(Code.STORAGE_UNAVAILABLE))
-        elif self._envelope is not None and not isinstance(error, Refusal):
+        if self._envelope is not None and not isinstance(error, Refusal):
             self.refuse(internal_error())
         else:
             super().write_error(status_code, **kwargs)

@@ -24,6 +24,7 @@ from incomingd.wire.peer import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
 
@@ -239,8 +240,21 @@ class HttpPeers:
             raise PeerGoneError(f"another run answers at {call.url}")
         return answer
 
-    async def within(self, duration_s: float, work: Coroutine[Any, Any, T], *, what: str) -> T:
+    async def within(
+        self,
+        duration_s: float,
+        work: Coroutine[Any, Any, T],
+        *,
+        what: str,
+        started: Callable[[asyncio.Task[None]], None] | None = None,
+    ) -> T:
         """Return what *work* returns.
+
+        Args:
+            duration_s: so long it may take.
+            work: what is done.
+            what: the beginning of a sentence, should it not end in time.
+            started: gets the task, by which it can be cancelled.
 
         Raises:
             PeerSilentError: it has not ended in time.
@@ -256,6 +270,8 @@ class HttpPeers:
                 failures.append(error)
 
         running = self.clock.spawn(run(), name="peers.call")
+        if started is not None:
+            started(running)
         try:
             if not (await self.clock.timeout(duration_s, running) or await self.clock.timeout(GRACE_S, running)):
                 raise PeerSilentError(f"{what} within {duration_s:g} s")
@@ -264,7 +280,7 @@ class HttpPeers:
         if failures:
             raise failures[0]
         if running.cancelled():
-            raise PeerSilentError(f"{what}: this instance is being stopped")
+            raise PeerSilentError(f"{what}: nobody waits for it any more")
         running.result()
         return results[0]
 
@@ -293,6 +309,7 @@ class HttpPeerBody:
         self._at = 0
         self._call: _Call | None = None
         self._cut: CutReason | None = None
+        self._reading: asyncio.Task[None] | None = None
 
     @property
     def length(self) -> int:
@@ -304,7 +321,10 @@ class HttpPeerBody:
         if self._cut is None and self._at < self._size:
             try:
                 piece = await self._peers.within(
-                    self._peers.options.stall_s, self._next(), what=f"{self._holder.name} has sent nothing"
+                    self._peers.options.stall_s,
+                    self._next(),
+                    what=f"{self._holder.name} has sent nothing",
+                    started=self._started,
                 )
             except PeerError as error:
                 self._fail(error)
@@ -320,6 +340,11 @@ class HttpPeerBody:
         if self._cut is None:
             self._cut = reason
             self._drop()
+            if self._reading is not None:
+                self._reading.cancel()
+
+    def _started(self, reading: asyncio.Task[None]) -> None:
+        self._reading = reading
 
     def kept(self, offset: int) -> None:
         """Do nothing: the other side does not wait for this."""
@@ -338,9 +363,6 @@ class HttpPeerBody:
         call = self._call
         if call is None:
             call = self._call = await self._begun()
-            if self._cut is not None:
-                self._drop()
-                raise PeerSilentError("cut")
         size = min(signing.PIECE_BYTES, self._size - self._at)
         data = await call.connection.read(size + signing.CODE_BYTES)
         piece = data[:size]

@@ -1,0 +1,3 @@
+from tests.engine.logs import logged
+
+__all__ = ["logged"]
