@@ -24,6 +24,7 @@ from incomingd.core.content import Content
 from incomingd.core.record import Record
 from incomingd.storage.directory import DirectoryVolume
 from incomingd.storage.directory.files import boot_id
+from incomingd.storage.directory.opening import mark_shared
 from incomingd.storage.volume import (
     RecordUnreadableError,
     UploadExistsError,
@@ -315,8 +316,18 @@ async def check(root: Path, life: Life, pieces: int) -> None:
         await volume.close()
 
 
-async def disturbed_life(root: Path, before: Callable[[str, tuple[Any, ...]], None], pieces: int) -> tuple[Life, Any]:
-    volume = open_directory(root)
+async def opened(root: Path, *, shared: bool) -> DirectoryVolume:
+    """Open it alone; where it was *shared* before, claims are files all the same."""
+    if shared:
+        await open_directory(root).close()
+        mark_shared(root, VOLUME_ID, alone=True)
+    return open_directory(root)
+
+
+async def disturbed_life(
+    root: Path, before: Callable[[str, tuple[Any, ...]], None], pieces: int, *, shared: bool = False
+) -> tuple[Life, Any]:
+    volume = await opened(root, shared=shared)
     life = Life(volume)
     ended: BaseException | None = None
     with disturbed() as watch:
@@ -332,25 +343,25 @@ async def disturbed_life(root: Path, before: Callable[[str, tuple[Any, ...]], No
     return life, ended
 
 
-async def count_calls(root: Path, pieces: int) -> Disturbed:
-    volume = open_directory(root)
+async def count_calls(root: Path, pieces: int, *, shared: bool = False) -> Disturbed:
+    volume = await opened(root, shared=shared)
     with disturbed() as watch:
         await Life(volume).run(pieces=pieces)
     await volume.close()
     return watch
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("pieces, shared", [(1, False), (2, False), (2, True)])
 async def test_killed_between_any_two_calls_a_record_is_whole_and_no_byte_is_missing(
-    tmp_path: Path, pieces: int
+    tmp_path: Path, pieces: int, shared: bool
 ) -> None:
     """Also in the middle of a join, by name (one piece) or by copy (two)."""
-    watch = await count_calls(tmp_path / "count", pieces)
+    watch = await count_calls(tmp_path / "count", pieces, shared=shared)
     changing = len([name for name in watch.names() if name in {"open", "pwrite", "replace", "link"}])
     assert changing > 20
     killed = 0
     for number in range(len(watch.made)):
-        life, ended = await disturbed_life(tmp_path / str(number), dying_at(number), pieces)
+        life, ended = await disturbed_life(tmp_path / str(number), dying_at(number), pieces, shared=shared)
         killed += isinstance(ended, KilledError)
         await check(tmp_path / str(number), life, pieces)
         if ended is None:
@@ -358,17 +369,19 @@ async def test_killed_between_any_two_calls_a_record_is_whole_and_no_byte_is_mis
     assert killed > 50
 
 
-@pytest.mark.parametrize("number_of_error", [errno.EIO, errno.ENOSPC])
-async def test_whatever_call_fails_the_volume_says_so_and_works_on(tmp_path: Path, number_of_error: int) -> None:
+@pytest.mark.parametrize("number_of_error, shared", [(errno.EIO, False), (errno.ENOSPC, False), (errno.EIO, True)])
+async def test_whatever_call_fails_the_volume_says_so_and_works_on(
+    tmp_path: Path, number_of_error: int, shared: bool
+) -> None:
     """No error of the system leaves the volume under its own name, and nothing is left behind."""
-    watch = await count_calls(tmp_path / "count", 2)
+    watch = await count_calls(tmp_path / "count", 2, shared=shared)
     failed = 0
     for number, name in enumerate(watch.names()):
         if number_of_error == errno.ENOSPC and name not in CHANGING:
             continue
         root = tmp_path / str(number)
         error = OSError(number_of_error, os.strerror(number_of_error))
-        life, ended = await disturbed_life(root, failing_at(number, error), 2)
+        life, ended = await disturbed_life(root, failing_at(number, error), 2, shared=shared)
         failed += ended is not None
         assert ended is None or type(ended) in (VolumeFullError, VolumeUnavailableError)
         if life.stored is None:
