@@ -27,6 +27,7 @@ from incomingd.engine.census import Census
 from incomingd.engine.engine import Engine
 from incomingd.engine.events import Events
 from incomingd.engine.owned import Services
+from incomingd.engine.state import Phase
 from incomingd.engine.upkeep import Upkeep
 from incomingd.frontends import pages
 from incomingd.frontends.uploads import PATTERN, UploadResource
@@ -142,7 +143,11 @@ class Daemon:
         return self.reload()
 
     def _tell_progress(self, progress: Progress) -> None:
-        self.notifier.progress(f"draining: {progress.left} of {progress.uploads} uploads left")
+        phase = self.engine.state.phase
+        if phase is Phase.DRAINING:
+            self.notifier.progress(f"draining: {progress.left} of {progress.uploads} uploads left")
+        else:
+            self.notifier.progress(phase.value)
 
     def _closes(self) -> bool:
         return self.engine.state.close_after_answer
@@ -259,6 +264,7 @@ class Daemon:
             # Alone, nobody else could have the uploads: they are put down, and there after the restart.
             self.drain.start()
             await self.drain.wait(self.settings.drain.deadline_s)
+            self.notifier.stopping("letting answers end", within_s=self.settings.shutdown.grace_s + PATIENCE_S)
         for listener in self._listeners:
             listener.stop()
         await self.engine.stop()

@@ -54,6 +54,8 @@ class Notifier:
         self._ping: asyncio.TimerHandle | None = None
         self._complained = False
         self._told = ""
+        self._latest = ""
+        self._late: asyncio.TimerHandle | None = None
         self._told_at_s = float("-inf")
         self._socket: socket.socket | None = None
         if address:
@@ -115,12 +117,25 @@ class Notifier:
         Whoever waits waits for :data:`PATIENCE_S` from each *other* status to the next: a text with a number that
         counts down keeps a process that gets on from being killed, and one that hangs is killed.
         """
-        now_s = time.monotonic()
-        if status == self._told or now_s - self._told_at_s < STATUS_INTERVAL_S:
+        self._latest = status
+        early_s = self._told_at_s + STATUS_INTERVAL_S - time.monotonic()
+        if early_s <= 0:
+            self._tell_latest()
+        elif self._late is None:
+            self._late = asyncio.get_running_loop().call_later(early_s, self._tell_latest)
+
+    def _tell_latest(self) -> None:
+        if self._latest == self._told:
+            self._forget_late()
             return
         # While the process is up nobody waits for its end: an operator drains it, and only looks on.
         state = "" if self._life is _Life.READY else f"EXTEND_TIMEOUT_USEC={_microseconds(PATIENCE_S)}\n"
-        self._tell(state, status, keep=False)
+        self._tell(state, self._latest, keep=False)
+
+    def _forget_late(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     # -- watchdog
 
@@ -142,10 +157,10 @@ class Notifier:
 
     def close(self) -> None:
         """Fall silent."""
-        for timer in (self._again, self._ping):
+        for timer in (self._again, self._ping, self._late):
             if timer is not None:
                 timer.cancel()
-        self._again = self._ping = None
+        self._again = self._ping = self._late = None
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -153,6 +168,8 @@ class Notifier:
     # -- sending
 
     def _tell(self, state: str, status: str, *, keep: bool = True) -> None:
+        # What is told now is newer than any progress that waits to be told.
+        self._forget_late()
         self._told, self._told_at_s = status, time.monotonic()
         line = " ".join(status.split())[:STATUS_CHARS_MAX]
         self._send(f"{state}STATUS={line}", keep=keep)

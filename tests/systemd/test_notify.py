@@ -192,12 +192,30 @@ async def test_an_operator_who_drains_looks_on(own: tuple[Manager, Notifier], mo
 
 
 async def test_progress_is_told_now_and_then(own: tuple[Manager, Notifier], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not a thousand times for a thousand uploads that leave at once."""
-    monkeypatch.setattr(notify, "STATUS_INTERVAL_S", 60)
+    """Not a thousand times for a thousand uploads that leave at once; the last word is told in any case."""
+    monkeypatch.setattr(notify, "STATUS_INTERVAL_S", 0.2)
     manager, notifier = own
-    for left in range(1000):
+    notifier.progress("1000 uploads to go")
+    for left in range(999, -1, -1):
         notifier.progress(f"{left} uploads to go")
-    assert shown(manager.hear_all()) == [("EXTEND_TIMEOUT_USEC", "0 uploads to go")]
+    told: list[Message] = []
+    while not told or told[-1]["STATUS"] != "0 uploads to go":
+        told += manager.hear_all()
+        await asyncio.sleep(0.01)
+    assert told[0]["STATUS"] == "1000 uploads to go"
+    assert len(told) < 10
+
+
+async def test_progress_that_is_overtaken_is_not_told(
+    own: tuple[Manager, Notifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "STATUS_INTERVAL_S", 0.05)
+    manager, notifier = own
+    notifier.progress("draining: 1 upload left")
+    notifier.progress("draining: 0 uploads left")
+    notifier.ready("ready")
+    await asyncio.sleep(0.2)
+    assert [each["STATUS"] for each in manager.hear_all()] == ["draining: 1 upload left", "ready"]
 
 
 async def test_ready_is_never_said_by_a_reload_that_comes_too_early_or_too_late(
