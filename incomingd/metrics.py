@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from incomingd.core.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from prometheus_client import Metric
 
@@ -80,6 +80,30 @@ class Metrics:
             "incomingd_volume_free_bytes", "Room that is left on the volume.", ["volume"], registry=registry
         )
         self._connections = Gauge("incomingd_connections_open", "Open connections.", ["listener"], registry=registry)
+        self._moves = {
+            "pulled": Counter(
+                "incomingd_uploads_pulled", "Uploads that this instance has become the owner of, by why it could.",
+                ["reason"], registry=registry,
+            ),
+            "parked": Counter(
+                "incomingd_uploads_parked", "Uploads that this instance has given up for any other to have, by why.",
+                ["reason"], registry=registry,
+            ),
+            "recalled": Counter(
+                "incomingd_recalls", "Requests to other owners to park an upload, by what came of them.",
+                ["result"], registry=registry,
+            ),
+        }  # fmt: skip
+        self._instances = Gauge(
+            "incomingd_instances", "Instances that are alive as far as this one knows, itself among them.",
+            registry=registry,
+        )  # fmt: skip
+        self._registry_available = Gauge(
+            "incomingd_registry_available", "1 while the registry answers.", registry=registry
+        )
+        self._lease_holds = Gauge(
+            "incomingd_lease_holds", "1 while this instance's own lease surely runs.", registry=registry
+        )
         self._lag = Histogram(
             "incomingd_loop_lag_seconds", "How late the event loop came to what was due.",
             buckets=LAG_BUCKETS_S, registry=registry,
@@ -139,6 +163,20 @@ class Metrics:
         """
         self._refused.labels(listener, code.value).inc()
 
+    def move_words(self, move: str, words: Iterable[str]) -> None:
+        """Tell 0 of each word with which a step of uploads may be counted.
+
+        Args:
+            move: `pulled`, `parked` or `recalled`.
+            words: why, or what came of it.
+        """
+        for word in words:
+            self._moves[move].labels(word)
+
+    def upload_moved(self, move: str, word: str) -> None:
+        """An upload has come to this instance or left it, or its owner was asked for it; see :meth:`move_words`."""
+        self._moves[move].labels(word).inc()
+
     def loop_lagged(self, lag_s: float) -> None:
         """The event loop came so much too late to what was due."""
         self._lag.observe(max(lag_s, 0.0))
@@ -155,6 +193,12 @@ class Metrics:
         for status in Status:
             self._uploads.labels(status.value).set(counts.get(status, 0))
         self._stuck.set(stuck)
+
+    def set_ring(self, *, instances: int, registry_available: bool, lease_holds: bool) -> None:
+        """Tell what this instance knows of the others, and they of it."""
+        self._instances.set(instances)
+        self._registry_available.set(registry_available)
+        self._lease_holds.set(lease_holds)
 
     def set_volume_free(self, volume_id: str, free_bytes: int) -> None:
         """Tell how much room is left."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.tenure import same_run
-from incomingd.engine.events import Told
+from incomingd.engine.events import MOVE_WORDS, Told
 from incomingd.engine.state import Phase
 from incomingd.web.access import ApiHandler
 from incomingd.wire.upload import timestamp, upload_document
@@ -90,6 +90,9 @@ class AdminApi:
         events = engine.services.events
         events.subscribe(Told.CREATED, lambda _: metrics.ticket_created())
         events.subscribe(Told.ENDED, lambda record: metrics.upload_ended(record.status))
+        for move, words in MOVE_WORDS.items():
+            metrics.move_words(move.value, words)
+        events.subscribe_moves(lambda move, word: metrics.upload_moved(move.value, word))
 
     @property
     def state(self) -> str:
@@ -156,6 +159,12 @@ class AdminApi:
         """Return the metrics and their content type, in the format that an Accept header asks for."""
         self.metrics.set_state(self.state, PHASES)
         self.metrics.set_uploads(self.census.counts, stuck=self.census.stuck)
+        registry = self.engine.services.registry
+        self.metrics.set_ring(
+            instances=len(registry.instances),
+            registry_available=registry.available,
+            lease_holds=registry.lease_holds,
+        )
         free_bytes = await self.free_bytes()
         if free_bytes is not None:
             self.metrics.set_volume_free(self.engine.services.volume.id, free_bytes)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from incomingd.core.peering import Recalled
+from incomingd.storage.body import CutReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,10 +39,29 @@ class Told(Enum):
     """A callback has to be made; told for what was found at the start, too."""
 
 
+class Move(Enum):
+    """Kinds of steps by which uploads come to an instance and leave it; each is told with a word of a closed list."""
+
+    PULLED = "pulled"
+    """This instance has become an owner; why it could, as in the log's `upload.pulled`."""
+    PARKED = "parked"
+    """It has given an upload up; why, as in the log's `upload.parked`."""
+    RECALLED = "recalled"
+    """It has asked another owner to park an upload; what came of it, as :data:`RECALL_RESULTS` says."""
+
+
+PULL_REASONS: Final = ("parked", "orphan", "silent", "abandoned", "own")
+PARK_REASONS: Final = (CutReason.PREEMPTED.value, CutReason.STOPPING.value, "idle")
+RECALL_RESULTS: Final = (*(each.value for each in Recalled), "gone", "silent", "refused")
+MOVE_WORDS: Final = {Move.PULLED: PULL_REASONS, Move.PARKED: PARK_REASONS, Move.RECALLED: RECALL_RESULTS}
+"""All words with which each kind of step may be told."""
+
+
 class Events:
     """Subscribers, and those who wait for a change of one upload."""
 
     def __init__(self) -> None:
+        self._move_subscribers: list[Callable[[Move, str], None]] = []
         self._subscribers: dict[Told, list[Callable[[Record], None]]] = defaultdict(list)
         self._watchers: dict[str, set[asyncio.Future[None]]] = {}
 
@@ -51,6 +73,16 @@ class Events:
         """Tell all subscribers."""
         for call in self._subscribers[told]:
             call(record)
+
+    def subscribe_moves(self, call: Callable[[Move, str], None]) -> None:
+        """Have *call* called, on the loop, at each step of an upload to this instance or away from it."""
+        self._move_subscribers.append(call)
+
+    def tell_move(self, move: Move, word: str) -> None:
+        """Tell those who subscribed to moves; *word* is one of :data:`MOVE_WORDS`."""
+        assert word in MOVE_WORDS[move], word
+        for call in self._move_subscribers:
+            call(move, word)
 
     def changed(self, upload_id: str) -> None:
         """Wake those who wait for a change of this upload."""

@@ -12,7 +12,7 @@ from incomingd.core.peering import Recall, Recalled
 from incomingd.core.status import Status
 from incomingd.core.tenure import same_run
 from incomingd.engine import ending
-from incomingd.engine.events import Told
+from incomingd.engine.events import Move, Told
 from incomingd.engine.owned import OwnedUpload, Services
 from incomingd.engine.pulling import LostBytesError, OwnedElsewhereError, acquire
 from incomingd.log import events, get_logger
@@ -249,6 +249,8 @@ class Keeper:
                 async with upload.guard:
                     if not _still_in_use(upload):
                         await upload.park()
+                        if upload.parked:
+                            self.services.events.tell_move(Move.PARKED, "idle")
             else:
                 await upload.rest()
         except VolumeError as error:
@@ -285,6 +287,7 @@ class Keeper:
         async with upload.quiet(reason):
             await upload.park()
         self._drop(upload)
+        self.services.events.tell_move(Move.PARKED, reason.value)
         log.info(events.UPLOAD_PARKED, upload_id=upload.id, offset=upload.offsets.get(None, 0), reason=reason.value)
 
     def disown(self, upload_id: str) -> None:

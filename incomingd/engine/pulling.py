@@ -16,10 +16,11 @@ from incomingd.core.errors import Code, Refusal
 from incomingd.core.peering import Recall, Recalled
 from incomingd.core.status import Event, Status
 from incomingd.core.tenure import Claim, ClaimKind, same_run
+from incomingd.engine.events import Move
 from incomingd.engine.options import Durability
 from incomingd.engine.owned import OwnedUpload, segment_name
 from incomingd.log import events, get_logger
-from incomingd.peers.calls import PeerError, PeerGoneError
+from incomingd.peers.calls import PeerError, PeerGoneError, PeerRefusedError
 from incomingd.storage.volume import ClaimTakenError
 
 if TYPE_CHECKING:
@@ -102,12 +103,16 @@ async def _recalled(standing: Standing, services: Services, *, silent_since: flo
         recall = Recall(standing.record.upload_id, standing.epoch, services.identity)
         answer = await services.peers.recall(owner, recall)
     except PeerGoneError:
+        services.events.tell_move(Move.RECALLED, "gone")
         return "orphan"
-    except PeerError:
+    except PeerError as error:
+        refused = isinstance(error, PeerRefusedError)
+        services.events.tell_move(Move.RECALLED, "refused" if refused else "silent")
         silent_s = services.clock.monotonic() - silent_since
         if silent_s >= services.options.lease_s or await services.registry.lapsed(owner):
             return "silent"
         return None
+    services.events.tell_move(Move.RECALLED, answer.value)
     if answer is Recalled.NOT_OPEN:
         raise OwnedElsewhereError(owner)
     if answer is Recalled.NOT_OWNER:
@@ -177,6 +182,7 @@ async def pull(standing: Standing, services: Services, *, how: str) -> OwnedUplo
                 raise LostBytesError(upload)
         await upload.write(pulled, sync=services.options.durability is not Durability.NONE)
     services.publish(upload)
+    services.events.tell_move(Move.PULLED, how)
     log.info(
         events.UPLOAD_PULLED, upload_id=upload_id, offset=upload.offsets.get(None, 0), reason=how, epoch=claim.epoch
     )

@@ -224,7 +224,7 @@ UPLOAD_PARKED: Final = _event(
     "info",
     "This instance has given an upload up, so that any other can have it.",
     "upload_id offset reason",
-    reason="`preempted`: its client came to another instance; `stopping`: this one is being emptied.",
+    reason="`preempted`: its client came to another instance; `shutdown`: this one is being emptied.",
 )
 DRAIN_STARTED: Final = _event(
     "drain.started", "info", "This instance gives all its uploads away and takes none.", "uploads"

@@ -18,7 +18,7 @@ from incomingd.config import Problem
 from incomingd.config.changes import Change, Changes
 from incomingd.core.status import Status
 from incomingd.engine import ending
-from incomingd.engine.events import Told
+from incomingd.engine.events import PARK_REASONS, PULL_REASONS, RECALL_RESULTS, Told
 from incomingd.engine.state import Phase
 from incomingd.frontends.uploads import PREFIX
 from tests.backend_api.conftest import MakeApi
@@ -250,6 +250,32 @@ def test_refusals_are_counted_by_listener_and_code(api: ApiService) -> None:
     assert found["incomingd_refusals_total", "upload_unknown", "admin"] == 1
 
 
+def test_moves_of_uploads_are_counted(api: ApiService) -> None:
+    """Each word of a closed list, from 0 on, so that a rate sees the first time too."""
+    found = metrics(api)
+    for name, words in (
+        ("incomingd_uploads_pulled_total", PULL_REASONS),
+        ("incomingd_uploads_parked_total", PARK_REASONS),
+        ("incomingd_recalls_total", RECALL_RESULTS),
+    ):
+        assert {labels[0]: value for (family, *labels), value in found.items() if family == name} == dict.fromkeys(
+            words, 0
+        )
+    for _ in range(2):
+        api.upload_in(Status.COMPLETE)
+    api.admin_call("POST", "/drain")
+    wait_until(lambda: api.admin_call("GET", "/status").json()["state"] == "drained", "the end of the drain")
+    found = metrics(api)
+    assert found["incomingd_uploads_pulled_total", "parked"] == 2
+    assert found["incomingd_uploads_parked_total", "shutdown"] == 2
+
+
+def test_the_ring_is_measured(api: ApiService) -> None:
+    found = metrics(api)
+    names = ("incomingd_instances", "incomingd_registry_available", "incomingd_lease_holds")
+    assert [found[name,] for name in names] == [1, 1, 1]
+
+
 def test_each_scraper_gets_its_format(api: ApiService) -> None:
     url = f"{api.api_url}/incoming/1.0/admin/metrics"
     accept = "application/openmetrics-text; version=1.0.0"
@@ -271,7 +297,7 @@ def test_names_are_as_prometheus_has_them(api: ApiService) -> None:
         assert not re.search(r"_(s|ms|kb|mb|mib|count)$", family.name)
         names = {name for sample in family.samples for name in sample.labels}
         assert names <= {
-            "code", "ended_by", "instance", "le", "listener", "protocol", "result", "state", "status", "type",
+            "code", "ended_by", "instance", "le", "listener", "protocol", "reason", "result", "state", "status", "type",
             "version", "volume",
         }  # fmt: skip
 
