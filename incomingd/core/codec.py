@@ -23,8 +23,8 @@ from incomingd.core.tenure import Claim
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FORMAT: Final = 1
-"""Version of the record's format."""
+FORMAT: Final = 2
+"""Version of the record's format; this program reads the one before it, too."""
 CLAIM_FORMAT: Final = 1
 """Version of a claim's format."""
 
@@ -36,9 +36,20 @@ class RecordFormatError(Exception):
     """A record, or a claim, that cannot be read: damaged, or of an unknown format."""
 
 
-def encode(record: Record) -> bytes:
-    """Return *record* as JSON that a person can read: a line for each field."""
-    return _encode({"format": FORMAT, **_to_json(Record)(record)})
+def encode(record: Record, *, version: int = FORMAT) -> bytes:
+    """Return *record* as JSON that a person can read: a line for each field.
+
+    Args:
+        record: to be written.
+        version: of the format: the present one, or the one before it, for
+            programs that know no newer one.
+    """
+    assert version in (FORMAT, FORMAT - 1), version
+    document = _to_json(Record)(record)
+    if version < FORMAT:
+        for part in _ranges(document):
+            del part["contested"]
+    return _encode({"format": version, **document})
 
 
 def encode_claim(claim: Claim) -> bytes:
@@ -67,7 +78,7 @@ def decode(data: bytes) -> Record:
     Raises:
         RecordFormatError: the bytes are no record of a known format.
     """
-    record = _decode(Record, "record", FORMAT, data)
+    record = _decode(Record, "record", FORMAT, data, former=_from_format_1)
     assert isinstance(record, Record)
     return record
 
@@ -83,11 +94,18 @@ def decode_claim(data: bytes) -> Claim:
     return claim
 
 
-def _decode(kind: type, what: str, known_version: int, data: bytes) -> object:
+def _decode(
+    kind: type, what: str, known_version: int, data: bytes, *, former: Callable[[Any], None] | None = None
+) -> object:
+    found = None
     try:
         document = json.loads(data)
         version = document.pop("format")
-        found = _from_json(kind)(document) if version == known_version else None
+        if former is not None and version == known_version - 1:
+            former(document)
+            version = known_version
+        if version == known_version:
+            found = _from_json(kind)(document)
     except RecursionError as error:
         msg = f"no readable {what}: nested too deeply"
         raise RecordFormatError(msg) from error
@@ -98,6 +116,19 @@ def _decode(kind: type, what: str, known_version: int, data: bytes) -> object:
         msg = f"{what} format {version!r}; this program reads format {known_version}"
         raise RecordFormatError(msg)
     return found
+
+
+def _from_format_1(document: Any) -> None:
+    """Make of a record as it was before instances shared volumes one of the present format: no range was contested."""
+    for part in _ranges(document):
+        if "contested" in part:
+            raise ValueError("contested, in a record of format 1")
+        part["contested"] = False
+
+
+def _ranges(document: Any) -> list[dict[str, Any]]:
+    contents = [document["content"], *document["parts"].values()]
+    return [part for content in contents for part in content["map"]]
 
 
 # Both directions follow the types of the dataclasses. What is to be done for a

@@ -18,7 +18,8 @@ from incomingd.core.status import Status
 from incomingd.core.tenure import ClaimKind, Identity
 from tests.core.records import json_values, records
 
-GOLDEN = Path(__file__).with_name("record-format-1.json")
+GOLDEN = Path(__file__).with_name("record-format-2.json")
+FORMER = Path(__file__).with_name("record-format-1.json")
 
 FULL = Record(
     upload_id="i" * 43 + "Volume000001",
@@ -51,7 +52,7 @@ FULL = Record(
     create_id="create",
     content=Content(
         length=7,
-        map=(Range("bytes.1", "Volume000001", 0, 3), Range("bytes.2", "Volume000001", 3, 7, skip=1)),
+        map=(Range("bytes.1", "Volume000001", 0, 3, contested=True), Range("bytes.2", "Volume000001", 3, 7, skip=1)),
         noted_offset=7,
         metadata="filename w5xidW5nLnBkZg==",
         concat="final;a b",
@@ -97,7 +98,42 @@ def every_field_of(value: Any) -> None:
         assert getattr(value, field.name) != field.default, field.name
 
 
-def test_a_record_of_format_1_stays_readable() -> None:
+def of_format_1(record: Record) -> Record:
+    """Return what format 1 can tell of *record*."""
+    tell = [dataclasses.replace(part, contested=False) for part in record.content.map]
+    return dataclasses.replace(record, content=dataclasses.replace(record.content, map=tuple(tell)))
+
+
+def test_a_record_of_the_former_format_is_read_and_written() -> None:
+    """A program of the former version may live beside this one."""
+    assert codec.decode(FORMER.read_bytes()) == of_format_1(FULL)
+    written = codec.encode(FULL, version=1)
+    assert written.startswith(b'{\n "format": 1,\n')
+    assert json.loads(written) == json.loads(FORMER.read_bytes())
+
+
+def test_a_field_of_the_present_format_is_no_part_of_the_former() -> None:
+    document = json.loads(codec.encode(FULL)) | {"format": 1}
+    with pytest.raises(codec.RecordFormatError, match="contested"):
+        codec.decode(json.dumps(document).encode())
+
+
+@given(st.data())
+def test_a_damaged_record_of_the_former_format_is_refused_or_still_a_record(data: st.DataObject) -> None:
+    document = json.loads(FORMER.read_bytes())
+    path = data.draw(st.sampled_from(places(document)))
+    parent = document
+    for step in path[:-1]:
+        parent = parent[step]
+    parent[path[-1]] = data.draw(json_values)
+    try:
+        found = codec.decode(json.dumps(document).encode())
+    except codec.RecordFormatError:
+        return
+    assert codec.decode(codec.encode(found)) == found
+
+
+def test_a_record_of_format_2_stays_readable() -> None:
     """What stands on somebody's disk is read by every later version, to the same record."""
     every_field_of(FULL)
     every_field_of(FULL.terms)
@@ -109,7 +145,7 @@ def test_a_record_of_format_1_stays_readable() -> None:
 def test_a_record_is_written_as_a_person_can_read_it() -> None:
     text = codec.encode(FULL).decode("utf-8")
     assert '"filename": "Übung.pdf"' in text
-    assert text.startswith('{\n "format": 1,\n "upload_id":')
+    assert text.startswith('{\n "format": 2,\n "upload_id":')
     assert text.endswith("}\n")
 
 
@@ -223,7 +259,7 @@ def test_an_unknown_field_is_refused() -> None:
         codec.decode(json.dumps(document).encode())
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, 1.5])
+@pytest.mark.parametrize("version", [0, 3, "2", None, 2.5])
 def test_another_format_is_refused_by_name(version: object) -> None:
     document = json.loads(codec.encode(FULL)) | {"format": version}
     with pytest.raises(codec.RecordFormatError, match="format"):
