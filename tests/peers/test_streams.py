@@ -156,6 +156,9 @@ async def test_a_taker_that_wants_no_more_ends_a_read_that_waits(it: Member) -> 
     while not it.engine.asked:
         await asyncio.sleep(0)
     body.cut(CutReason.ENDED)
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert reading.done(), "it does not wait for the peer"
     with pytest.raises(BodyCutError) as cut:
         await reading
     assert cut.value.reason is CutReason.ENDED
