@@ -185,20 +185,52 @@ def host_pid(container: Container, pid: int) -> int:
     raise AssertionError(message)
 
 
-def test_a_rolling_restart(container: Container) -> None:
-    """One after the other, each a new process; at one that does not come back it stops, and says so."""
+@pytest.fixture
+def fleet(container: Container) -> Iterator[tuple[str, str]]:
+    """Two instances on one volume, with Redis, started; their names."""
+    container.run(
+        *("systemd-run", "--quiet", "--unit=test-redis", "--property=Type=notify"),
+        *("redis-server", "--supervised", "systemd", "--save", "", "--bind", "127.0.0.1"),
+    )
+    container.write("/etc/incomingd/peer.keys", "a-key-of-the-tests-alone\n")
+    container.run("chown", "root:incomingd", "/etc/incomingd/peer.keys")
+    container.run("chmod", "0640", "/etc/incomingd/peer.keys")
+    for instance in ("01", "02"):
+        container.write(
+            f"/etc/incomingd/{instance}.env",
+            "INCOMING_DATA_DIR=/var/lib/incoming/shared/data\n"
+            "INCOMING_REGISTRY__URL=redis://127.0.0.1:6379\n"
+            "INCOMING_PEER__KEYS_FILE=/etc/incomingd/peer.keys\n",
+        )
     container.systemctl("start", unit("01"), unit("02"))
-    before = [status(container, each)["pid"] for each in ("01", "02")]
-    done = container.run("incomingctl", "rolling-restart", "--json")
-    assert [each["unit"] for each in json.loads(done.stdout)] == [unit("01"), unit("02")]
-    after = [status(container, each)["pid"] for each in ("01", "02")]
+    yield "01", "02"
+    container.run("systemctl", "stop", unit("01"), unit("02"), check=False)
+    container.systemctl("stop", "test-redis.service")
+
+
+def test_a_rolling_restart(container: Container, fleet: tuple[str, str], tmp_path: Path) -> None:
+    """One after the other, each a new process; what is under way goes on. At one that does not come back it stops."""
+    before = [status(container, each)["pid"] for each in fleet]
+    with container.network(), running_app(read_files=False) as app:
+        backend = calls("01", tmp_path, app)
+        content = Content(5, 2_000_000)
+        ticket = backend.ticket()
+        sent = TusUpload(ticket["upload_url"], content, upload_id=ticket["id"])
+        with sent.connect() as wire:
+            assert sent.create(wire).status == 201
+            assert sent.patch(wire, 0, content.read(0, 1_000_000)).status == 204
+        done = container.run("incomingctl", "rolling-restart", "--json")
+        assert [each["unit"] for each in json.loads(done.stdout)] == [unit("01"), unit("02")]
+        sent.run(piece_bytes=1_000_000)
+        app.wait_for(sent.upload_id)
+    after = [status(container, each)["pid"] for each in fleet]
     assert not set(before) & set(after)
     assert after[0] < after[1]
     assert f"{unit('01')}: restarting (1 of 2)" in done.stderr
+    assert all(logged(container, each, "drain.ended") for each in fleet)
 
     container.write("/etc/incomingd/01.env", "INCOMING_NO_SUCH_KEY=1\n")
     failed = container.run("incomingctl", "rolling-restart", check=False)
-    container.path("/etc/incomingd/01.env").unlink()
     assert failed.returncode == 1
     assert f"{unit('01')} did not come back" in failed.stderr
     assert "incomingctl rolling-restart 02" in failed.stderr
