@@ -21,7 +21,7 @@ from incomingd.wire.peer import ANSWER_BYTES_MAX
 from incomingd.wire.peer_signing import PIECE_BYTES, number
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from incomingd.clock import Clock
 
@@ -80,6 +80,10 @@ class Connection:
     def close(self) -> None:
         """End it."""
         self._stream.close()
+
+    def watch(self, ended: Callable[[], None] | None) -> None:
+        """Call *ended* when the other side ends it while it is kept; None: no more."""
+        self._stream.set_close_callback(ended)
 
     async def send(self, path: str, headers: Mapping[str, str], body: bytes) -> Head:
         """Send a call and return the head of its answer.
@@ -167,6 +171,7 @@ class Connections:
         while address is not None and address.idle:
             # The one that was used last: the others may then end for lack of use.
             kept = address.idle.pop()
+            kept.watch(None)
             if not kept.closed and self._clock.monotonic() - kept.idle_since < IDLE_S:
                 return kept
             kept.close()
@@ -180,6 +185,8 @@ class Connections:
         else:
             connection.idle_since = self._clock.monotonic()
             address.idle.append(connection)
+            # Else it would stay half open for as long as nobody calls this peer again.
+            connection.watch(lambda: self._ended(url, connection))
             if len(address.idle) > IDLE_MAX:
                 address.idle.popleft().close()
         self._forget(url)
@@ -189,11 +196,23 @@ class Connections:
         self._closed = True
         self.drop_idle()
 
+    @property
+    def idle(self) -> int:
+        """How many are kept and not in use."""
+        return sum(len(address.idle) for address in self._addresses.values())
+
     def drop_idle(self) -> None:
         """Close all that are idle: what they rest on has changed."""
-        for address in self._addresses.values():
+        for url, address in list(self._addresses.items()):
             while address.idle:
                 address.idle.pop().close()
+            self._forget(url)
+
+    def _ended(self, url: str, connection: Connection) -> None:
+        address = self._addresses.get(url)
+        if address is not None and connection in address.idle:
+            address.idle.remove(connection)
+            self._forget(url)
 
     def _forget(self, url: str) -> None:
         address = self._addresses.get(url)

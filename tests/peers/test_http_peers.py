@@ -345,6 +345,15 @@ async def test_a_connection_that_ended_while_it_was_kept_costs_no_call(it: Membe
     assert it.engine.asked == ["status"] * 3
 
 
+async def test_connections_to_a_peer_that_has_gone_are_not_kept(it: Member) -> None:
+    async with member(start_id="3" * 32) as caller:
+        await asyncio.gather(*(caller.peers.status(it.identity) for _ in range(3)))
+        assert caller.peers.connections.idle == 3
+        await it.stop_listening()
+        while caller.peers.connections.idle:
+            await asyncio.sleep(0)
+
+
 async def test_a_call_that_is_cancelled_leaves_nothing_open(it: Member) -> None:
     it.engine.waits = asyncio.Event()
     call = asyncio.ensure_future(it.peers.status(it.identity))
