@@ -123,8 +123,9 @@ async def test_signs_of_life_come_from_the_event_loop(own: tuple[Manager, Notifi
     manager.wait("WATCHDOG")
     time.sleep(3 * WATCHDOG_S)
     assert manager.hear_all() == []
-    while not manager.hear_all():
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while not manager.hear_all():
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -199,9 +200,10 @@ async def test_progress_is_told_now_and_then(own: tuple[Manager, Notifier], monk
     for left in range(999, -1, -1):
         notifier.progress(f"{left} uploads to go")
     told: list[Message] = []
-    while not told or told[-1]["STATUS"] != "0 uploads to go":
-        told += manager.hear_all()
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while not told or told[-1]["STATUS"] != "0 uploads to go":
+            told += manager.hear_all()
+            await asyncio.sleep(0.01)
     assert told[0]["STATUS"] == "1000 uploads to go"
     assert len(told) < 10
 
@@ -262,7 +264,8 @@ async def test_what_finds_no_room_goes_later(own: tuple[Manager, Notifier]) -> N
     notifier.progress("nobody needs to know")
     notifier.stopping("stopping")
     mine: list[Message] = []
-    while len(mine) < 2:
-        await asyncio.sleep(0.01)
-        mine += [each for each in manager.hear_all() if each["STATUS"] != "of another"]
+    async with asyncio.timeout(20):
+        while len(mine) < 2:
+            await asyncio.sleep(0.01)
+            mine += [each for each in manager.hear_all() if each["STATUS"] != "of another"]
     assert shown(mine) == [("READY", "ready"), ("STOPPING", "stopping")]
