@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
@@ -14,7 +15,7 @@ import click
 
 from incomingd import __version__
 from incomingd.cli import callback as callbacks
-from incomingd.cli import rolling
+from incomingd.cli import draining, rolling
 from incomingd.cli.client import Client, RefusedError, UnreachableError, parse_target
 from incomingd.cli.show import Output
 from incomingd.core.errors import Refusal
@@ -301,6 +302,63 @@ def rolling_restart(
         output.documents(found)
     else:
         output.line(f"{'would restart' if dry_run else 'restarted'}: {', '.join(each['unit'] for each in found)}")
+
+
+@command(main, "drain")
+@click.option("--wait", is_flag=True, help="Return only when it is drained; shows how far it is.")
+@click.option(
+    "--timeout-s", type=click.FloatRange(min=0),
+    help="With --wait: so long at the most, in s; then the exit status is 1, and the drain goes on.",
+)  # fmt: skip
+def drain(common: Common, *, wait: bool, timeout_s: float | None) -> None:
+    """Have the instance give all its uploads away and take none.
+
+    Their clients go on at other instances. What no other instance takes stays on the volume, and is there after the
+    restart. A second call changes nothing, so with --wait one may go on waiting for a drain that was begun before.
+    """
+    if timeout_s is not None and not wait:
+        raise click.UsageError("--timeout-s means nothing without --wait.")
+    output = common.output
+    with common.client() as client:
+        found = client.call("POST", "/drain", {})
+        if wait:
+            bar = sys.stderr.isatty() and not common.as_json
+            watcher: draining.Watcher = draining.Bar() if bar else draining.Lines()
+            try:
+                found = draining.wait(client, found, watcher, timeout_s=timeout_s, sleep=time.sleep)
+            except draining.NotDrainedError as error:
+                watcher.close()
+                _complain(str(error))
+                sys.exit(EXIT_REFUSED)
+            except BaseException:
+                watcher.close()
+                raise
+            watcher.close()
+    (output.document if output.as_json else output.drain)(found)
+
+
+@command(main, "undrain")
+def undrain(common: Common) -> None:
+    """Have the instance take uploads again, during a drain or after it.
+
+    What it has given away stays where it is until its clients come back here.
+    """
+    with common.client() as client:
+        found = client.call("POST", "/undrain", {})
+    output = common.output
+    if output.as_json:
+        output.document(found)
+    else:
+        output.line(f"The instance is {found['state']}.")
+
+
+@command(main, "ring")
+def ring(common: Common) -> None:
+    """Show the instances that are alive, as far as this one knows."""
+    with common.client() as client:
+        found = client.call("GET", "/ring")
+    output = common.output
+    (output.document if output.as_json else output.ring)(found)
 
 
 @main.group("callback")

@@ -12,9 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from incomingd.cli.draining import counted, progress
 from incomingd.core.names import clean_value
 
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+RUN_CHARS: Final = 8
+"""Of a start id: enough to tell two runs apart."""
 STATUS_STYLES: Final = {
     "open": "cyan",
     "complete": "yellow",
@@ -27,6 +30,10 @@ STATUS_STYLES: Final = {
     "lost": "red",
     "ready": "green",
     "starting": "yellow",
+    "suspended": "yellow",
+    "draining": "yellow",
+    "drained": "cyan",
+    "full": "red",
     "stopping": "yellow",
 }
 
@@ -65,7 +72,11 @@ class Output:
             ("volume", f"{volume['path']} ({volume['id']}), {free}"),
             ("appends", f"{status['appends_open']} under way, {status['uploads_in_memory']} uploads in memory"),
             ("connections", ", ".join(f"{name} {count}" for name, count in status["connections"].items()) or "-"),
+            ("moves", f"{status['moves_open']} under way"),
+            ("ring", _ring(status["ring"])),
         ]
+        if status["drain"] is not None:
+            rows.append(("drain", _drain(status["drain"])))
         self._pairs(rows)
         table = _table("uploads", "number")
         table.columns[1].justify = "right"
@@ -76,6 +87,31 @@ class Output:
         self._console.print(table)
         if not status["uploads_counted"]:
             self.line("The daemon has not yet counted all uploads.")
+
+    def ring(self, ring: dict[str, Any]) -> None:
+        """Write the instances that are alive."""
+        self._pairs([("registry", _registry(ring)), ("own lease", _lease(ring))])
+        table = _table("instance", "state", "started", "version", "address", "volumes", "run")
+        table.columns[0].no_wrap = True
+        for each in ring["instances"]:
+            table.add_row(
+                Text(_clean(each["name"]) + (" (this one)" if each["self"] else ""), "bold" if each["self"] else ""),
+                _instance_state(each),
+                (each["started_at"] or "-").partition(".")[0].replace("T", " "),
+                _clean(each["version"] or "-"),
+                _clean(each["address"] or "-"),
+                _clean(", ".join(each["volumes"]) or "-"),
+                _clean(each["start_id"][:RUN_CHARS]),
+            )
+        self._console.print(table)
+
+    def drain(self, found: dict[str, Any]) -> None:
+        """Write what a drain has come to."""
+        drain = found["drain"]
+        if found["state"] == "drained":
+            self.line(f"Drained: {_parked(drain)}.")
+        else:
+            self.line(f"Draining: {progress(drain)}. `incomingctl drain --wait` waits for its end.")
 
     def uploads(self, uploads: Iterable[dict[str, Any]]) -> None:
         """Write a table of uploads."""
@@ -160,6 +196,48 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _ring(ring: dict[str, Any]) -> Text:
+    instances = ring["instances"]
+    if len(instances) == 1 and instances[0]["address"] is None and ring["registry_available"]:
+        return Text("alone")
+    text = Text(counted(len(instances), "instance"))
+    for word in ("draining", "full"):
+        number = sum(1 for each in instances if each[word])
+        if number:
+            text.append(f", {number} {word}", STATUS_STYLES[word])
+    if not ring["registry_available"]:
+        text.append("; the registry does not answer", "bold red")
+    elif not ring["lease_holds"]:
+        text.append("; its own lease has lapsed", "bold red")
+    return text
+
+
+def _drain(drain: dict[str, Any]) -> str:
+    return f"{progress(drain)}; {_parked(drain)}"
+
+
+def _parked(drain: dict[str, Any]) -> str:
+    invited = f", other instances invited to {drain['invited']} of them" if drain["invited"] else ""
+    return f"{counted(drain['parked'], 'upload')} parked{invited}"
+
+
+def _registry(ring: dict[str, Any]) -> Text:
+    if not ring["registry_available"]:
+        return Text("does not answer: what follows is what was known last", "bold red")
+    if not ring["settled"]:
+        return Text("answers, but not for long enough yet that a missing instance means anything", "yellow")
+    return Text("answers", "green")
+
+
+def _lease(ring: dict[str, Any]) -> Text:
+    return Text("holds", "green") if ring["lease_holds"] else Text("has lapsed: others take this one for gone", "red")
+
+
+def _instance_state(instance: dict[str, Any]) -> Text:
+    words = [word for word in ("draining", "full") if instance[word]] or ["takes uploads"]
+    return Text(", ".join(words), STATUS_STYLES.get(words[0], "green"))
 
 
 def _styled(status: str) -> Text:

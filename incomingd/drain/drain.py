@@ -22,6 +22,7 @@ from incomingd.log import events, get_logger
 from incomingd.registry.registry import Invitation, RegistryUnavailableError
 from incomingd.storage.body import CutReason
 from incomingd.storage.volume import VolumeError
+from incomingd.wire.upload import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +79,7 @@ class Progress:
             "callbacks_open": self.callbacks_open,
             "parked": self.parked,
             "invited": self.invited,
-            "began_at": self.began_at,
+            "began_at": timestamp(self.began_at),
         }
 
 

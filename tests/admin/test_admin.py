@@ -88,7 +88,7 @@ def test_a_drain_is_begun_watched_and_undone(api: ApiService) -> None:
     wait_until(lambda: api.admin_call("GET", "/status").json()["state"] == "drained", "the end of the drain")
     drain = api.admin_call("GET", "/status").json()["drain"]
     assert (drain["uploads"], drain["left"], drain["parked"], drain["appends_open"]) == (3, 0, 3, 0)
-    assert drain["began_at"] > 0
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", drain["began_at"])
     again = api.admin_call("POST", "/drain", {})
     assert (again.status_code, again.json()) == (202, {"state": "drained", "drain": drain})
     assert api.admin_call("POST", "/undrain", {}).json() == {"state": "ready"}
