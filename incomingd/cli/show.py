@@ -78,6 +78,7 @@ class Output:
         if status["drain"] is not None:
             rows.append(("drain", _drain(status["drain"])))
         self._pairs(rows)
+        self._console.print()
         table = _table("uploads", "number")
         table.columns[1].justify = "right"
         for name, count in status["uploads"].items():
@@ -91,7 +92,8 @@ class Output:
     def ring(self, ring: dict[str, Any]) -> None:
         """Write the instances that are alive."""
         self._pairs([("registry", _registry(ring)), ("own lease", _lease(ring))])
-        table = _table("instance", "state", "started", "version", "address", "volumes", "run")
+        self._console.print()
+        table = _table("instance", "state", "started (UTC)", "version", "address", "volumes", "run")
         table.columns[0].no_wrap = True
         for each in ring["instances"]:
             table.add_row(

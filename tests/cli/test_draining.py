@@ -188,3 +188,4 @@ def test_numbers_are_said_as_people_say_them() -> None:
     drain = {"uploads": 9, "left": 4, "appends_open": 1, "callbacks_open": 2}
     assert progress(drain) == "4 of 9 uploads left, 1 append open, 2 callbacks open"
     assert progress(drain | {"appends_open": 0, "callbacks_open": 0}) == "4 of 9 uploads left"
+    assert progress(dict.fromkeys(drain, 0)) == "no uploads here"
