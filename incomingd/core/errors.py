@@ -88,6 +88,7 @@ class Code(Enum):
     STORAGE_FULL = "storage_full"
     STORAGE_UNAVAILABLE = "storage_unavailable"
     NOT_READY = "not_ready"
+    UPLOAD_OUT_OF_REACH = "upload_out_of_reach"
     STOPPING = "stopping"
     INTERNAL_ERROR = "internal_error"
 
@@ -346,6 +347,11 @@ PROBLEMS: Final[dict[Code, Problem]] = {
         "What was received is kept; try again.",
     ),
     Code.NOT_READY: Problem(503, "This cannot be answered truly yet.", "Try again."),
+    Code.UPLOAD_OUT_OF_REACH: Problem(
+        503,
+        "The upload lies where no live instance reaches it just now.",
+        "Try again: it goes on once the host that has it is back. Nothing is lost.",
+    ),
     Code.STOPPING: Problem(
         503,
         "This instance is being stopped.",

@@ -74,7 +74,7 @@ class Question:
 
     upload_id: str
     question: str
-    """Random; in the asker's memory, and in the claim that answers it."""
+    """Random; in the asker's memory, and in the claim that answers it. Empty: only who owns it is asked."""
     by: Identity
     volume_id: str
     """Where the asker would write."""
@@ -96,6 +96,8 @@ class Elsewhere:
     owner: Identity
     epoch: int
     volume_id: str
+    keeps: bool = False
+    """The upload takes no bytes any more and stays there: acts on it are sent to its owner."""
 
 
 @dataclass(frozen=True, slots=True)

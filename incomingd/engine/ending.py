@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from incomingd.core.content import Content, concatenated
+from incomingd.core.content import Content, Range, concatenated
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.pacing import backoff_s
 from incomingd.core.record import Delivery, Failure, Handover, Record
 from incomingd.core.status import Event, Status, legal
 from incomingd.core.tenure import ClaimKind
+from incomingd.engine import backfill
 from incomingd.engine.events import Told
+from incomingd.engine.owned import segment_name
 from incomingd.storage.body import CutReason
 from incomingd.storage.volume import VolumeError
 
@@ -122,6 +124,17 @@ async def _close_part(upload: OwnedUpload, part: str) -> None:
 # -- joining
 
 
+async def unjoin(upload: OwnedUpload) -> None:
+    """Make a segment of the joined file, so that another volume can copy it. Under the guard."""
+    record = upload.record
+    length = record.content.length or 0
+    segment = f"{segment_name(None, record.epoch)}-whole"
+    await upload.services.volume.unjoin(record, segment)
+    whole = Range(segment, upload.services.volume.id, 0, length)
+    content = replace(record.content, map=(whole,) if length else ())
+    await upload.write(replace(record, content=content, joined=False), sync=True)
+
+
 def start_joining(upload: OwnedUpload) -> None:
     """Make the complete file in the background, until it stands or the upload ends."""
     if upload.joining is None or upload.joining.done():
@@ -136,9 +149,12 @@ async def _join(upload: OwnedUpload) -> None:
         while upload.record.status is Status.COMPLETE and not upload.record.joined:
             attempt += 1
             try:
+                await backfill.finished(upload)
+                if not _is_complete(upload):
+                    break
                 await services.volume.join(upload.record)
                 async with upload.guard:
-                    if upload.superseded or not _is_complete(upload):
+                    if not _is_complete(upload):
                         break
                     await upload.write(replace(upload.record, joined=True), sync=upload.syncs_completion)
                 await _drop_bytes(upload, file_too=False)
@@ -182,7 +198,7 @@ def keeps_file(record: Record) -> bool:
 
 
 def _is_complete(upload: OwnedUpload) -> bool:
-    return upload.record.status is Status.COMPLETE
+    return upload.record.status is Status.COMPLETE and not upload.superseded
 
 
 # -- ends

@@ -15,8 +15,8 @@ from incomingd.engine import appending, beginning, ending, opening
 from incomingd.engine.events import Told
 from incomingd.engine.giving import Giving
 from incomingd.engine.keeper import Keeper
+from incomingd.engine.outcomes import OwnedElsewhereError
 from incomingd.engine.owned import OwnedUpload, Services
-from incomingd.engine.pulling import OwnedElsewhereError
 from incomingd.engine.tickets import Tickets
 from incomingd.log import events, get_logger
 from incomingd.peers.calls import PeerError
@@ -140,6 +140,10 @@ class Engine:
     async def _act(self, act: Act) -> View:
         upload_id, arguments = act.upload_id, act.arguments
         if act.name is ActName.VIEW:
+            if self.keeper.find(upload_id) is None:
+                async with refusing():
+                    # Else two instances that take each other for the owner would ask each other for ever.
+                    await self.keeper.read(upload_id)
             return await self.view(upload_id)
         if act.name is ActName.CHANGE:
             return await self.change(upload_id, parse(ChangeDocument, arguments))
@@ -170,7 +174,10 @@ class Engine:
         if live is not None:
             return View(live.record, _offset_for_people(live.record, live.live_offset()))
         async with refusing():
-            record = await self.keeper.read(upload_id)
+            record = await self.keeper.local(upload_id)
+            if record is None:
+                acted = await self.keeper.view(upload_id)
+                return View(acted.record, acted.offset)
             if record.status is not Status.OPEN:
                 return View(record, _offset_for_people(record, 0))
             if record.final_of is not None:
@@ -500,11 +507,19 @@ class Engine:
             if self.state.draining or self.state.stopping:
                 return
             try:
-                record = await self.services.volume.read(invitation.upload_id)
-                if record is not None and record.owner is None and record.status is not Status.OPEN:
-                    await self.resume(record)
-            except (Refusal, VolumeError) as error:
+                await self._take_invited(invitation.upload_id)
+            except (Refusal, VolumeError, OwnedElsewhereError) as error:
                 log.warning(events.UPKEEP_DELAYED, upload_id=invitation.upload_id, detail=str(error))
+
+    async def _take_invited(self, upload_id: str) -> None:
+        record = await self.keeper.local(upload_id)
+        if record is None:
+            # On a volume that only the one who invites reaches: its bytes have to leave.
+            async with refusing(), self.keeper.owning(upload_id) as upload:
+                record = upload.record
+            await self.resume(record)
+        elif record.owner is None and record.status is not Status.OPEN:
+            await self.resume(record)
 
     async def release_idle(self) -> None:
         """Let the uploads out of memory that nobody asked for of late."""

@@ -11,10 +11,11 @@ from incomingd.core.errors import Code, Refusal
 from incomingd.core.peering import Recall, Recalled
 from incomingd.core.status import Status
 from incomingd.core.tenure import same_run
-from incomingd.engine import ending
+from incomingd.engine import backfill, ending, reach
 from incomingd.engine.events import Move, Told
+from incomingd.engine.outcomes import LostBytesError, OwnedElsewhereError
 from incomingd.engine.owned import OwnedUpload, Services
-from incomingd.engine.pulling import LostBytesError, OwnedElsewhereError, acquire
+from incomingd.engine.pulling import acquire
 from incomingd.log import events, get_logger
 from incomingd.storage.body import CutReason
 from incomingd.storage.volume import VolumeError
@@ -22,6 +23,7 @@ from incomingd.storage.volume import VolumeError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from incomingd.core.peering import Acted
     from incomingd.core.record import Record
 
 log = get_logger()
@@ -36,6 +38,7 @@ class Keeper:
 
     def __init__(self, services: Services) -> None:
         self.services = services
+        services.rewritten = lambda before, now: backfill.release_dropped(before, now, services)
         self._live: dict[str, OwnedUpload] = {}
         self._pulling: dict[str, asyncio.Future[OwnedUpload]] = {}
         self._kept: set[str] = set()
@@ -70,17 +73,45 @@ class Keeper:
         return live.record if live is not None else await self.read(upload_id)
 
     async def read(self, upload_id: str) -> Record:
-        """Return the upload's record.
+        """Return the record of an upload that lies on this instance's volume.
+
+        Raises:
+            Refusal: `upload_unknown`; `upload_out_of_reach`: it lies elsewhere.
+        """
+        record = await self.local(upload_id)
+        if record is None:
+            raise Refusal(Code.UPLOAD_OUT_OF_REACH, retry_after_s=1)
+        return record
+
+    async def local(self, upload_id: str) -> Record | None:
+        """Return the record of an upload; None: it lies elsewhere, or did and nobody knows it.
 
         Raises:
             Refusal: `upload_unknown`.
         """
-        if not ids.is_upload_id(upload_id) or ids.volume_of(upload_id) != self.services.volume.id:
+        volume = self.services.volume
+        if not ids.is_upload_id(upload_id):
             raise Refusal(Code.UPLOAD_UNKNOWN)
-        record = await self.services.volume.read(upload_id)
-        if record is None:
+        if ids.volume_of(upload_id) != volume.id and not volume.shared:
+            raise Refusal(Code.UPLOAD_UNKNOWN)
+        record = await volume.read(upload_id)
+        if record is None and (not volume.shared or await self._unknown(upload_id)):
             raise Refusal(Code.UPLOAD_UNKNOWN)
         return record
+
+    async def _unknown(self, upload_id: str) -> bool:
+        """Whether the volume on which the upload would have been born says that it was not."""
+        volume = self.services.volume
+        return ids.volume_of(upload_id) == volume.id and await volume.standing(upload_id) is None
+
+    async def view(self, upload_id: str) -> Acted:
+        """Return record and offset of an upload that lies elsewhere, from its owner.
+
+        Raises:
+            Refusal: `upload_unknown`, `upload_out_of_reach`, `not_ready`.
+        """
+        standing = await self.services.volume.standing(upload_id)
+        return await reach.view(upload_id, standing, self.services)
 
     @contextlib.asynccontextmanager
     async def using(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
@@ -97,14 +128,28 @@ class Keeper:
     @contextlib.asynccontextmanager
     async def _unless(self, shown: Callable[[Status], bool], upload_id: str) -> AsyncIterator[OwnedUpload]:
         """Own an upload, unless its record says all there is to be said."""
+        told = None
         if upload_id not in self._live:
-            record = await self.read(upload_id)
-            if shown(record.status):
-                length = record.content.length or 0
-                yield OwnedUpload(record, {None: length}, self.services)
-                return
+            told = await self._told(shown, upload_id)
+        if told is not None:
+            yield OwnedUpload(told, {None: told.content.length or 0}, self.services)
+            return
         async with self.owning(upload_id) as upload:
             yield upload
+
+    async def _told(self, shown: Callable[[Status], bool], upload_id: str) -> Record | None:
+        """Return the record if it says all there is to be said; None: the upload has to be owned."""
+        record = await self.local(upload_id)
+        if record is not None:
+            return record if shown(record.status) else None
+        try:
+            await self._owned(upload_id)
+        except OwnedElsewhereError:
+            record = (await self.view(upload_id)).record
+            if not shown(record.status):
+                raise
+            return record
+        return None
 
     @contextlib.asynccontextmanager
     async def owning(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
@@ -192,10 +237,10 @@ class Keeper:
             under_way.cancel()
 
     async def _pull(self, upload_id: str) -> OwnedUpload:
-        record = await self.read(upload_id)
+        record = await self.local(upload_id)
         try:
             upload = None
-            if same_run(record.owner, self.services.identity):
+            if record is not None and same_run(record.owner, self.services.identity):
                 # Evicted from memory earlier; the tenure may still be ours.
                 upload = await self._reloaded(record)
             if upload is None:
@@ -212,6 +257,7 @@ class Keeper:
             # Whoever asked for it, the file must come to be: the first pass
             # leaves out what is in use already.
             ending.start_joining(upload)
+        backfill.start(upload)
         return upload
 
     async def _reloaded(self, record: Record) -> OwnedUpload | None:
@@ -293,6 +339,27 @@ class Keeper:
     def disown(self, upload_id: str) -> None:
         """Forget that an upload at rest was owned: it is gone, or another instance has it."""
         self._kept.discard(upload_id)
+
+    async def put_down(self, upload_id: str) -> None:
+        """Park an upload, to give it away; what is under way is cut.
+
+        Raises:
+            Refusal, VolumeError: not now.
+            OwnedElsewhereError: a live instance has it.
+            LostBytesError: it has lost bytes.
+        """
+        upload = self._live.get(upload_id)
+        if upload is None:
+            record = await self.local(upload_id)
+            if record is not None and same_run(record.owner, self.services.identity):
+                upload = await self._reloaded(record)
+            if upload is None:
+                upload = await acquire(upload_id, self.services, leaving=True)
+            self._live[upload_id] = upload
+        if upload.record.joined:
+            async with upload.guard:
+                await ending.unjoin(upload)
+        await self.park(upload, CutReason.PREEMPTED)
 
     async def recall(self, recall: Recall) -> Recalled:
         """Park an open upload because its client came to a peer.

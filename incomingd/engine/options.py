@@ -27,6 +27,8 @@ class EngineOptions:
     records_keep_s: float = 7 * 86400.0
     upload_bytes_max: int | None = None
     confirm_timeout_s: float = 600.0
+    backfill_bytes_per_s: int | None = None
+    """Of one upload's earlier bytes, copied from another volume; None: as fast as the wire."""
     idle_s: float = 30.0
     """An upload that nobody asked for so long leaves the memory."""
     open_uploads_per_address: int | None = None

@@ -30,7 +30,7 @@ from incomingd.storage.body import CutReason
 from incomingd.storage.volume import ClaimTakenError, VolumeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from types import EllipsisType
 
     from incomingd.clock import Clock
@@ -64,6 +64,8 @@ class Services:
     peers: Peers = field(default_factory=LonePeers)
     state: InstanceState = field(default_factory=InstanceState)
     health: VolumeHealth = field(init=False)
+    rewritten: Callable[[Record, Record], None] = lambda _before, _now: None
+    """Told of each change of a record that may name segments on other volumes."""
 
     def __post_init__(self) -> None:
         self.health = VolumeHealth(self.volume.id, self.clock)
@@ -113,6 +115,7 @@ class OwnedUpload:
         self.parked = False
         """This instance has given it up itself."""
         self.joining: asyncio.Task[None] | None = None
+        self.backfilling: asyncio.Task[None] | None = None
         self._turns: dict[str | None, Turns] = {}
 
     # -- what it is
@@ -237,14 +240,16 @@ class OwnedUpload:
             self.services.health.failed(error)
             raise
         self.services.health.worked()
-        self.record = record
+        before, self.record = self.record, record
         parts = {name for name, _ in record.parts}
         for name in [name for name in self._turns if name is not None and name not in parts]:
             del self._turns[name]
             self.offsets.pop(name, None)
         self.services.events.changed(record.upload_id)
-        if look and self.services.volume.shared:
-            await self.look()
+        if self.services.volume.shared:
+            if look:
+                await self.look()
+            self.services.rewritten(before, record)
 
     async def claim(self, kind: ClaimKind) -> Record:
         """Claim the next epoch; return the record with it, for :meth:`write`.

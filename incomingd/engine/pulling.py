@@ -18,7 +18,9 @@ from incomingd.core.status import Event, Status
 from incomingd.core.tenure import Claim, ClaimKind, same_run
 from incomingd.engine.events import Move
 from incomingd.engine.options import Durability
+from incomingd.engine.outcomes import LostBytesError, OwnedElsewhereError
 from incomingd.engine.owned import OwnedUpload, segment_name
+from incomingd.engine.taking import fetch
 from incomingd.log import events, get_logger
 from incomingd.peers.calls import PeerError, PeerGoneError, PeerRefusedError
 from incomingd.storage.volume import ClaimTakenError
@@ -35,24 +37,13 @@ AGAIN_S: Final = 0.05
 """Between two recalls of an owner that does not answer."""
 
 
-class OwnedElsewhereError(Exception):
-    """A live instance owns it and keeps it: the upload takes no bytes any more, so nobody needs it elsewhere."""
-
-    def __init__(self, owner: Identity) -> None:
-        super().__init__(owner.name)
-        self.owner = owner
-
-
-class LostBytesError(Exception):
-    """The volume has fewer bytes than were promised; the upload ends as lost."""
-
-    def __init__(self, upload: OwnedUpload) -> None:
-        super().__init__(upload.id)
-        self.upload = upload
-
-
-async def acquire(upload_id: str, services: Services) -> OwnedUpload:
+async def acquire(upload_id: str, services: Services, *, leaving: bool = False) -> OwnedUpload:
     """Become the owner of the upload.
+
+    Args:
+        upload_id: which.
+        services: of the engine.
+        leaving: also while this instance is being emptied, to give it away.
 
     Raises:
         Refusal: `upload_unknown`; `not_ready`: not within `hold_s`; `stopping`: this instance takes none any more.
@@ -66,14 +57,22 @@ async def acquire(upload_id: str, services: Services) -> OwnedUpload:
     silent_since = began
     while True:
         standing = await services.volume.standing(upload_id)
-        if standing is None:
-            raise Refusal(Code.UPLOAD_UNKNOWN)
-        owner = _owner(standing)
+        if standing is None or standing.given_from(services.volume.id) is not None:
+            if not services.volume.shared:
+                raise Refusal(Code.UPLOAD_UNKNOWN)
+            taken = await fetch(upload_id, standing, services)
+            if taken is not None:
+                return taken
+            if clock.monotonic() + AGAIN_S >= deadline:
+                raise Refusal(Code.NOT_READY, retry_after_s=1)
+            await clock.sleep(AGAIN_S)
+            continue
+        owner = standing.owner
         if asked != (owner, standing.epoch):
             asked, silent_since = (owner, standing.epoch), clock.monotonic()
         how = await _recalled(standing, services, silent_since=silent_since)
         if how is not None:
-            if services.state.draining or services.state.stopping:
+            if (services.state.draining or services.state.stopping) and not leaving:
                 raise Refusal(Code.STOPPING, retry_after_s=0)
             try:
                 return await pull(standing, services, how=how)
@@ -91,13 +90,13 @@ async def _recalled(standing: Standing, services: Services, *, silent_since: flo
     Returns:
         Why it may be taken now, for the log; None: look at the volume again.
     """
-    owner = _owner(standing)
+    owner = standing.owner
     if owner is None:
         return "parked"
     if same_run(owner, services.identity):
         # A claim of this run whose record could not be written, or a tenure that it has let go of.
         return "own"
-    if await _surely_gone(owner, services):
+    if await surely_gone(owner, services):
         return "orphan"
     try:
         recall = Recall(standing.record.upload_id, standing.epoch, services.identity)
@@ -118,20 +117,12 @@ async def _recalled(standing: Standing, services: Services, *, silent_since: flo
     if answer is Recalled.NOT_OWNER:
         # It lives and says that it has let go, or that its claim came to nothing.
         again = await services.volume.standing(standing.record.upload_id)
-        if again is not None and (_owner(again), again.epoch) == (owner, standing.epoch):
+        if again is not None and (again.owner, again.epoch) == (owner, standing.epoch):
             return "abandoned"
     return None
 
 
-def _owner(standing: Standing) -> Identity | None:
-    """Return who owns the upload, or has claimed it and is about to; None: it is parked."""
-    claim = standing.claim
-    if claim is not None and claim.epoch > standing.record.epoch:
-        return claim.owner
-    return standing.record.owner
-
-
-async def _surely_gone(owner: Identity, services: Services) -> bool:
+async def surely_gone(owner: Identity, services: Services) -> bool:
     """Return whether *owner* need not be asked: the host shows that it is gone, or its lease has lapsed."""
     if await services.volume.gone(owner):
         return True

@@ -16,6 +16,7 @@ from incomingd.core.status import Status
 from incomingd.engine import ending
 from incomingd.engine.bell import Bell
 from incomingd.engine.events import Told
+from incomingd.engine.giving import LOOK_AGAIN_S
 from incomingd.engine.guardian import Guardian
 from incomingd.log import events, get_logger
 from incomingd.storage.volume import RecordUnreadableError, VolumeError
@@ -148,6 +149,7 @@ class Upkeep:
             try:
                 record = await services.volume.read(upload_id)
                 if record is None:
+                    await self._tidy(group, upload_id)
                     continue
                 if takes_up or (record.status.final and ending.pending(record)):
                     await self._engine.resume(record)
@@ -169,6 +171,15 @@ class Upkeep:
                 troubled = True
         self._visited(group, troubled=troubled, took_up=takes_up)
         return expired, deleted
+
+    async def _tidy(self, group: str, upload_id: str) -> None:
+        """Look after what was given to another volume; it is looked at again as long as anything of it is here."""
+        services = self._engine.services
+        if services.volume.shared:
+            await self._engine.giving.tidy(upload_id)
+            if await services.volume.standing(upload_id) is not None:
+                again = services.clock.now() + LOOK_AGAIN_S
+                self._due[group] = min(self._due.get(group, NEVER), again)
 
     def _visited(self, group: str, *, troubled: bool, took_up: bool) -> None:
         """Note when the group is due again; what could not be taken up now is taken up then."""

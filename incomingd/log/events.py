@@ -217,7 +217,8 @@ UPLOAD_PULLED: Final = _event(
     "This instance has become the owner of an upload.",
     "upload_id offset reason epoch",
     reason="`parked`; `orphan`: its owner is gone; `silent`: its owner did not answer for a lease time; `abandoned`:"
-    " its owner lives and has let go of it; `own`: this run has let go of it before.",
+    " its owner lives and has let go of it; `own`: this run has let go of it before; `given`: by an instance on another"
+    " volume.",
 )
 UPLOAD_PARKED: Final = _event(
     "upload.parked",
@@ -266,6 +267,24 @@ REGISTRY_NAME_SHARED: Final = _event(
     "peer",
 )
 RING_CHANGED: Final = _event("ring.changed", "info", "Instances have come or gone.", "came gone count")
+UPLOAD_GIVEN: Final = _event(
+    "upload.given",
+    "info",
+    "An upload was given to an instance that does not reach this one's volume; its bytes are copied from here.",
+    "upload_id offset epoch peer",
+)
+UPLOAD_GIVEN_BACK: Final = _event(
+    "upload.given_back", "info", "The instance that it was given to could not take it.", "upload_id epoch"
+)
+UPLOAD_RELEASED: Final = _event(
+    "upload.released", "info", "The owner has copies of these segments; they are deleted here.", "upload_id count"
+)
+UPLOAD_BACKFILLED: Final = _event(
+    "upload.backfilled", "info", "All earlier bytes of an upload have been copied here.", "upload_id bytes duration_s"
+)
+BACKFILL_DELAYED: Final = _event(
+    "backfill.delayed", "info", "Earlier bytes cannot be copied just now; it is tried again.", "upload_id detail"
+)
 UPLOAD_SUPERSEDED: Final = _event(
     "upload.superseded",
     "warning",

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
 
 def counted(
-    record: Record, content: Content, *, size_of: Callable[[str], int], boot_id: str, network: bool = False
+    record: Record,
+    content: Content,
+    *,
+    size_of: Callable[[str], int],
+    boot_id: str,
+    volume_id: str,
+    network: bool = False,
 ) -> int:
     """Return how many bytes of *content* count.
 
@@ -21,10 +27,13 @@ def counted(
         content: the upload's own, or that of one of its parts.
         size_of: name of a segment -> bytes in it; 0 where it is not there.
         boot_id: of the running kernel.
+        volume_id: of the volume that measures; what lies on others is vouched for by the record.
         network: pages may arrive in any order, also after their writer is gone.
     """
     offset = content.closed_stop
     for part in content.map:
+        if part.volume_id != volume_id and part.stop is not None:
+            continue
         size = max(size_of(part.segment) - part.skip, 0)
         if part.stop is None:
             offset = part.start + size

@@ -220,7 +220,13 @@ class MemoryVolume:
 
     async def read(self, upload_id: str) -> Record | None:
         """Return the last record, or None: there is no such upload here."""
-        return await self._calls.make("read", lambda: self._read(upload_id))
+
+        def read() -> Record | None:
+            standing = self._standing(upload_id)
+            given = standing is not None and standing.given_from(self.id) is not None
+            return None if standing is None or given else standing.record
+
+        return await self._calls.make("read", read)
 
     def _read(self, upload_id: str) -> Record | None:
         folder = self.disk.uploads.names.get(upload_id)
@@ -267,6 +273,32 @@ class MemoryVolume:
                 self._replace(folder, claim_name(claim.epoch), data, sync=self._durable)
 
         await self._calls.make("claim", claim_it)
+
+    async def take(self, claim: Claim, record: Record) -> None:
+        """Begin a tenure here that another volume's holder has given."""
+
+        def take() -> None:
+            assert self.disk.claims_are_files, "a fleet keeps its claims in files"
+            folder = self.disk.uploads.names.get(record.upload_id)
+            if folder is None:
+                folder = Directory()
+                self.disk.uploads.put(record.upload_id, folder)
+                self.disk.enter(record.upload_id)
+            chain = Chain.of(folder.names)
+            last = max(chain.record or 0, chain.claim or 0)
+            name = claim_name(claim.epoch)
+            if name in folder.names:
+                made = codec.decode_claim(bytes(folder.names[name].data))
+                if made.create_id != claim.create_id or last > claim.epoch:
+                    raise ClaimTakenError(record.upload_id)
+            elif last >= claim.epoch:
+                raise ClaimTakenError(record.upload_id)
+            else:
+                self._replace(folder, name, codec.encode_claim(claim), sync=True)
+            self._replace(folder, record_name(record.epoch), codec.encode(record), sync=True)
+            self.disk.uploads.sync()
+
+        await self._calls.make("take", take)
 
     async def look(self, upload_id: str, epoch: int) -> bool:
         """Return whether no claim has followed; nobody else can make one while the disk is held alone."""
@@ -336,7 +368,9 @@ class MemoryVolume:
 
         return await self._calls.make(
             "measure",
-            lambda: counted(record, content, size_of=size_of, boot_id=self.boot_id, network=self.network),
+            lambda: counted(
+                record, content, size_of=size_of, boot_id=self.boot_id, network=self.network, volume_id=self.id
+            ),
         )
 
     async def cut_back(self, upload_id: str, content: Content, offset: int) -> None:
@@ -383,6 +417,8 @@ class MemoryVolume:
 
         def sync() -> None:
             for part in content.map:
+                if part.volume_id != self.id:
+                    continue
                 file = self._segment(record.upload_id, part.segment)
                 file.synced = len(file.data)
             self._folder(record.upload_id).sync()
@@ -426,6 +462,16 @@ class MemoryVolume:
         file = await self._calls.make("open_file", lambda: self.disk.files.names.get(record.upload_id))
         return MemoryFile(file, self._calls) if file is not None else None
 
+    async def unjoin(self, record: Record, segment: str) -> None:
+        """Give the joined file a second name as a segment."""
+
+        def unjoin() -> None:
+            folder = self._folder(record.upload_id)
+            folder.put(segment, self.disk.files.names[record.upload_id])
+            folder.sync()
+
+        await self._calls.make("unjoin", unjoin)
+
     async def adopt_segments(self, upload_id: str, source_id: str, names: Mapping[str, str]) -> None:
         """Give segments of another upload a second name in this one."""
 
@@ -463,6 +509,20 @@ class MemoryVolume:
                 self.disk.files.drop(record.upload_id)
 
         await self._calls.make("drop_bytes", drop)
+
+    async def bytes_of(self, upload_id: str) -> int:
+        """Return how many bytes an upload takes here, its records aside."""
+
+        def count() -> int:
+            folder = self.disk.uploads.names.get(upload_id)
+            named = dict(folder.names) if folder is not None else {}
+            found = {id(file): file for name, file in named.items() if not name.endswith(".json")}
+            joined = self.disk.files.names.get(upload_id)
+            if joined is not None:
+                found[id(joined)] = joined
+            return sum(len(file.data) for file in found.values())
+
+        return await self._calls.make("bytes_of", count)
 
     async def remove(self, upload_id: str) -> None:
         """Delete all that is left of an upload but a file that was kept."""

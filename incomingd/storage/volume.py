@@ -66,6 +66,20 @@ class Standing:
     """The last one made; None: claims are kept in the record, or there was none since they are files."""
 
     @property
+    def owner(self) -> Identity | None:
+        """Who owns the upload, or has claimed it and is about to; None: it is parked."""
+        if self.claim is not None and self.claim.epoch > self.record.epoch:
+            return self.claim.owner
+        return self.record.owner
+
+    def given_from(self, volume_id: str) -> Claim | None:
+        """Return the claim that has given the upload from this volume to another; None: it is here."""
+        claim = self.claim
+        if claim is None or claim.epoch <= self.record.epoch or claim.volume_id == volume_id:
+            return None
+        return claim
+
+    @property
     def epoch(self) -> int:
         """Of the last claim; the next one is one higher."""
         return max(self.record.epoch, self.claim.epoch if self.claim is not None else 0)
@@ -142,7 +156,7 @@ class Volume(Protocol):
         """
 
     async def read(self, upload_id: str) -> Record | None:
-        """Return the last record, or None: there is no such upload here.
+        """Return the last record, or None: there is no such upload here, or it was given to another volume.
 
         Raises:
             RecordUnreadableError: there is one that cannot be read.
@@ -163,6 +177,15 @@ class Volume(Protocol):
 
         Raises:
             ClaimTakenError: that tenure has begun already, or the one before it has not.
+        """
+
+    async def take(self, claim: Claim, record: Record) -> None:
+        """Begin a tenure here that another volume's holder has given: keep its claim, and write its first record.
+
+        What lies here of the upload from an earlier tenure stays. Survives a power loss once it returns. Repeatable.
+
+        Raises:
+            ClaimTakenError: the chain has gone on here already.
         """
 
     async def look(self, upload_id: str, epoch: int) -> bool:
@@ -229,6 +252,9 @@ class Volume(Protocol):
     async def open_file(self, record: Record) -> StoredFile | None:
         """Open the joined file for reading; None if it is not there any more."""
 
+    async def unjoin(self, record: Record, segment: str) -> None:
+        """Give the joined file a second name as a segment, so that it can be given to another volume; repeatable."""
+
     async def adopt_segments(self, upload_id: str, source_id: str, names: Mapping[str, str]) -> None:
         """Give segments of another upload a second name in this one; repeatable.
 
@@ -243,6 +269,9 @@ class Volume(Protocol):
 
     async def drop_bytes(self, record: Record, *, file_too: bool) -> None:
         """Delete all segments and, where asked, the joined file."""
+
+    async def bytes_of(self, upload_id: str) -> int:
+        """Return how many bytes an upload's segments, and its joined file, take here."""
 
     async def remove(self, upload_id: str) -> None:
         """Delete all that is left of an upload."""

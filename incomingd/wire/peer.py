@@ -242,8 +242,9 @@ def _answer_document(answer: Answer) -> tuple[str, Document]:
             return "acted", {"record": _record_document(record), "offset": offset}
         case Given(claim, record):
             return "given", {"claim": _claim_document(claim), "record": _record_document(record)}
-        case Elsewhere(owner, epoch, volume_id):
-            return "elsewhere", {"owner": _identity_document(owner), "epoch": epoch, "volume_id": volume_id}
+        case Elsewhere(owner, epoch, volume_id, keeps):
+            document: Document = {"owner": _identity_document(owner), "epoch": epoch, "volume_id": volume_id}
+            return "elsewhere", {**document, "keeps": keeps}
         case Unknown():
             return "unknown", {}
         case NotNow(detail):
@@ -426,7 +427,9 @@ _ANSWERS: Final[dict[str, Callable[[_Fields], Answer]]] = {
     Recalled.NOT_OPEN.value: lambda _: Recalled.NOT_OPEN,
     "acted": lambda f: Acted(_record(f), f.count("offset")),
     "given": lambda f: Given(_claim(f.group("claim")), _record(f)),
-    "elsewhere": lambda f: Elsewhere(_identity(f.group("owner")), f.count("epoch"), f.volume_id()),
+    "elsewhere": lambda f: Elsewhere(
+        _identity(f.group("owner")), f.count("epoch"), f.volume_id(), keeps=f.take("keeps", bool)
+    ),
     "unknown": lambda _: Unknown(),
     "not_now": lambda f: NotNow(f.take("detail", str)),
     "done": lambda _: Done(),

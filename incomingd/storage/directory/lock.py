@@ -105,7 +105,9 @@ class DirectoryLock:
     def release(self) -> None:
         """Give the lock back; harmless when repeated."""
         if self._fd >= 0:
-            os.close(self._fd)
+            with contextlib.suppress(OSError):
+                # It is closed also where a network that is gone says that it failed.
+                os.close(self._fd)
             self._fd = -1
 
 

@@ -63,6 +63,8 @@ def _look_after_making(directory: Path) -> None:
         raise UnfitError(msg) from error
     if not _there(name):
         raise UnfitError("it remembers missing names: a claim would be seen too late")
+    if name.name not in os.listdir(directory):
+        raise UnfitError("a list of its names lacks one that was just made")
     try:
         os.link(source, name)
     except FileExistsError:

@@ -2,13 +2,15 @@
 
 ::
 
-    instances/<start id>.lock   locked by that run for its whole life; says which boot of which kernel it lives under
+    instances/<start id>.lock   locked by that run for its whole life; says under which boot of a kernel it lives,
+                                and by which mount it came here
     instances/<start id>.over   that run is over: it closed the volume, or somebody has shown that it is gone
 
 The file of a run is locked before it gets its name, so one that is there and
 free is that of a run that is over, where this kernel knows all locks: on a local
-file system, or where the run lived under this very kernel. What is not there
-shows nothing: the run may never have been here, or a person has deleted its file.
+file system, or where the run lived under this very kernel and came by this very
+mount, whose locks may end with it. What is not there shows nothing: the run may
+never have been here, or a person has deleted its file.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 OVER_MAX: Final = 1000
 """So many runs that are over are remembered; of one that is forgotten nothing is shown any more."""
 _START_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,128}")
+
+
+_REACH: Final = ("boot_id", "device")
 
 
 class Runs:
@@ -57,13 +62,13 @@ class Runs:
             OSError: it cannot be said.
         """
         assert _START_ID.fullmatch(start_id), start_id
-        text = json.dumps({**holder, "boot_id": self._boot_id}).encode() + b"\n"
         while self._fd < 0:
             fresh = self._directory / f".{start_id}.{secrets.token_hex(4)}.new"
             fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 # The kernel's own file, which nobody else knows yet but one that sweeps.
                 fcntl.flock(fd, fcntl.LOCK_EX)
+                text = json.dumps({**holder, **self._reach(fd)}).encode() + b"\n"
                 with contextlib.suppress(PartialWriteError):
                     # On a full disk it says nothing, and shows nothing to other boots; the lock holds all the same.
                     write_all(fd, text, 0)
@@ -97,7 +102,7 @@ class Runs:
         except FileNotFoundError:
             return self._over_path(start_id).exists()
         try:
-            return self._free(fd) and (not self._network or _holder(fd).get("boot_id") == self._boot_id)
+            return self._free(fd) and (not self._network or self._reach(fd).items() <= _holder(fd).items())
         finally:
             os.close(fd)
 
@@ -146,9 +151,13 @@ class Runs:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     if not self._free(fd):
-                        yield told({key: value for key, value in _holder(fd).items() if key != "boot_id"})
+                        yield told({key: value for key, value in _holder(fd).items() if key not in _REACH})
                 finally:
                     os.close(fd)
+
+    def _reach(self, fd: int) -> dict[str, object]:
+        """Return how far the locks of this process reach: another one's lock is seen where it says the same."""
+        return {"boot_id": self._boot_id, "device": os.fstat(fd).st_dev}
 
     def _free(self, fd: int) -> bool:
         try:

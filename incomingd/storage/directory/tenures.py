@@ -57,13 +57,17 @@ class TenureFiles:
         msg = f"{folder}: records come and go"
         raise RecordUnreadableError(msg)
 
-    def read(self, folder: Path, upload_id: str) -> Record | None:
-        """Return the last record; None: there is none."""
+    def read(self, folder: Path, upload_id: str, volume_id: str) -> Record | None:
+        """Return the last record; None: there is none, or the last claim has given the upload to another volume."""
         for _ in range(_READS_MAX):
             chain = self._chain(folder)
             if chain is None or chain.last_record is None:
                 return None
             with contextlib.suppress(FileNotFoundError):
+                if chain.claim is not None and chain.claim > (chain.record or 0):
+                    claim = _read_claim(folder / claim_name(chain.claim))
+                    if claim.volume_id != volume_id:
+                        return None
                 return read_record(folder / chain.last_record, upload_id)
         msg = f"{folder}: records come and go"
         raise RecordUnreadableError(msg)
@@ -86,6 +90,23 @@ class TenureFiles:
             return
         if last is None or claim.epoch != last + 1:
             raise ClaimTakenError(upload_id)
+        self._make(folder, upload_id, claim)
+
+    def take(self, folder: Path, claim: Claim, record: Record) -> None:
+        """Keep a claim that was made on another volume, and write the record of the tenure that it begins.
+
+        Raises:
+            ClaimTakenError: a later tenure has begun here.
+        """
+        chain = self._chain(folder)
+        assert chain is not None, folder
+        last = max(chain.record or 0, chain.claim or 0)
+        if last > claim.epoch or (last == claim.epoch and chain.claim != claim.epoch):
+            raise ClaimTakenError(record.upload_id)
+        self._make(folder, record.upload_id, claim)
+        self.write(folder, record, sync=True)
+
+    def _make(self, folder: Path, upload_id: str, claim: Claim) -> None:
         path = folder / claim_name(claim.epoch)
         fresh = folder / f"{path.name}.{self._token}-{next(self._count)}.new"
         try:

@@ -223,12 +223,14 @@ class DirectoryVolume:
         if not self.network:
             return await self._run(what, call, *args)
         asked = asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
-        try:
-            with translated(what):
-                return await asyncio.wait_for(asyncio.shield(asked), ANSWER_S)
-        except TimeoutError as error:
+        answered, _ = await asyncio.wait([asked], timeout=ANSWER_S)
+        if not answered:
+            # One that has not begun does not begin any more.
             asked.add_done_callback(_ignore)
-            raise VolumeUnavailableError(f"{what}: no answer within {ANSWER_S:g} s") from error
+            asked.cancel()
+            raise VolumeUnavailableError(f"{what}: no answer within {ANSWER_S:g} s")
+        with translated(what):
+            return asked.result()
 
     # -- records and claims
 
@@ -271,7 +273,7 @@ class DirectoryVolume:
         folder = self._folder(upload_id)
         record = None
         if self._tenures is not None:
-            record = self._tenures.read(folder, upload_id)
+            record = self._tenures.read(folder, upload_id, self._id)
         else:
             with contextlib.suppress(FileNotFoundError):
                 record = read_record(folder / RECORD, upload_id)
@@ -318,6 +320,19 @@ class DirectoryVolume:
             self._assert_there()
         self._tenures.claim(folder, upload_id, claim)
 
+    async def take(self, claim: Claim, record: Record) -> None:
+        """Begin a tenure here that another volume's holder has given; see the interface."""
+        await self._run("taking an upload", self._take, claim, record)
+
+    def _take(self, claim: Claim, record: Record) -> None:
+        assert self._tenures is not None, "a fleet keeps its claims in files"
+        self._assert_there()
+        folder = self._folder(record.upload_id)
+        folder.parent.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        self._tenures.take(folder, claim, record)
+        self._sync_group(folder.parent)
+
     async def look(self, upload_id: str, epoch: int) -> bool:
         """Return whether no claim has followed; nobody else can make one while the volume is held alone."""
         if self._tenures is None or not (self.shared or self.network):
@@ -363,7 +378,9 @@ class DirectoryVolume:
                 self._assert_there()
                 return 0
 
-        return counted(record, content, size_of=size_of, boot_id=self._boot_id, network=self.network)
+        return counted(
+            record, content, size_of=size_of, boot_id=self._boot_id, network=self.network, volume_id=self._id
+        )
 
     async def cut_back(self, upload_id: str, content: Content, offset: int) -> None:
         """Drop what lies in the growing segment behind *offset* of *content*."""
@@ -389,7 +406,7 @@ class DirectoryVolume:
 
     async def sync_segments(self, record: Record, content: Content) -> None:
         """Return when all bytes of *content* would survive a power loss."""
-        paths = {self._folder(record.upload_id) / part.segment for part in content.map}
+        paths = {self._folder(record.upload_id) / part.segment for part in content.map if part.volume_id == self._id}
         await self._run("syncing an upload", sync_files, sorted(paths))
 
     async def join(self, record: Record) -> None:
@@ -439,6 +456,17 @@ class DirectoryVolume:
             return None
         return OpenFile(fd, status.st_size, self._pool)
 
+    async def unjoin(self, record: Record, segment: str) -> None:
+        """Give the joined file a second name as a segment."""
+
+        def unjoin() -> None:
+            folder = self._folder(record.upload_id)
+            with contextlib.suppress(FileExistsError):
+                os.link(self._file(record.upload_id), folder / segment)
+            files.sync_directory(folder)
+
+        await self._run("making a segment of a file", unjoin)
+
     async def adopt_segments(self, upload_id: str, source_id: str, names: Mapping[str, str]) -> None:
         """Give segments of another upload a second name in this one."""
 
@@ -472,6 +500,23 @@ class DirectoryVolume:
         files.unlink_if_there(target.with_name(target.name + ".new"))
         if file_too:
             files.unlink_if_there(target)
+
+    async def bytes_of(self, upload_id: str) -> int:
+        """Return how many bytes an upload takes here, its records aside."""
+
+        def count() -> int:
+            sizes: dict[int, int] = {}
+            folder = self._folder(upload_id)
+            names = os.listdir(folder) if folder.exists() else []
+            paths = [folder / name for name in names if name.startswith(_SEGMENT_PREFIXES)]
+            for path in (*paths, self._file(upload_id)):
+                with contextlib.suppress(FileNotFoundError):
+                    found = path.lstat()
+                    # Two names of one file are one file.
+                    sizes[found.st_ino] = found.st_size
+            return sum(sizes.values())
+
+        return await self._run("counting bytes", count)
 
     async def remove(self, upload_id: str) -> None:
         """Delete all that is left of an upload but a file that was kept."""

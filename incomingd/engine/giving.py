@@ -1,0 +1,254 @@
+"""Giving an upload to an instance that does not reach this one's volume.
+
+The giver writes the next claim in the taker's name before it tells the taker:
+from then on it owns nothing, also after a restart. Its record stays until the
+upload has ended everywhere, its segments until the owner has copies of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from incomingd.core import ids
+from incomingd.core.errors import Code, Refusal
+from incomingd.core.peering import Elsewhere, Given, NotNow, Question, Recorded, Release, Unknown, Voided
+from incomingd.core.status import Status
+from incomingd.core.tenure import Claim, ClaimKind, same_run
+from incomingd.engine import reach
+from incomingd.engine.outcomes import LostBytesError, OwnedElsewhereError
+from incomingd.engine.pulling import surely_gone
+from incomingd.log import events, get_logger
+from incomingd.storage.volume import ClaimTakenError
+
+if TYPE_CHECKING:
+    from incomingd.core.record import Record
+    from incomingd.engine.keeper import Keeper
+    from incomingd.storage.volume import Standing
+
+log = get_logger()
+
+ATTEMPTS: Final = 5
+LOOK_AGAIN_S: Final = 600.0
+"""How often the owner of an upload that was given away is asked whether anything of it is needed here."""
+
+
+@dataclass(slots=True)
+class _Given:
+    """What this run knows of an upload that it has given."""
+
+    epoch: int
+    question: str
+    """The present one: a void that names it may be believed."""
+    recorded: bool = False
+
+
+class Giving:
+    """The giver's side; one for each engine."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._given: dict[str, _Given] = {}
+        self._tidied_at: dict[str, float] = {}
+
+    # -- what peers ask
+
+    async def ask(self, question: Question) -> Given | Elsewhere | Unknown | NotNow:
+        """Answer who asks for an upload, or for its owner."""
+        services, upload_id = self._keeper.services, question.upload_id
+        own = services.volume.id
+        for _ in range(ATTEMPTS):
+            standing = await services.volume.standing(upload_id)
+            if standing is None:
+                born_here = ids.volume_of(upload_id) == own
+                return Unknown() if born_here else NotNow("It does not lie here.")
+            given = standing.given_from(own)
+            if given is not None:
+                return self._again(question, given, standing)
+            owner = standing.owner
+            if owner is not None and not same_run(owner, services.identity) and not await surely_gone(owner, services):
+                return Elsewhere(owner, standing.epoch, own, keeps=standing.record.status is not Status.OPEN)
+            if not question.question or question.volume_id == own:
+                return self._here(standing)
+            if not self._goes(standing.record):
+                return self._here(standing)
+            try:
+                reply = await self._give(standing, question)
+            except (Refusal, OwnedElsewhereError, LostBytesError) as error:
+                return NotNow(str(error))
+            if reply is not None:
+                return reply
+        return NotNow("Others are moving it.")
+
+    def _again(self, question: Question, given: Claim, standing: Standing) -> Given | Elsewhere:
+        """Answer for what was given before: the same again, to whoever writes where it was given to."""
+        if not question.question or question.volume_id != given.volume_id:
+            return Elsewhere(given.owner, given.epoch, given.volume_id)
+        known = self._given.setdefault(question.upload_id, _Given(given.epoch, question.question))
+        if known.epoch == given.epoch:
+            known.question = question.question
+        return Given(given, standing.record)
+
+    def _here(self, standing: Standing) -> Elsewhere:
+        services = self._keeper.services
+        keeps = standing.record.status is not Status.OPEN
+        return Elsewhere(services.identity, standing.epoch, services.volume.id, keeps=keeps)
+
+    def _goes(self, record: Record) -> bool:
+        """Whether an upload is given to whoever asks: an open one always, a complete one if this instance is left."""
+        if record.status is Status.OPEN:
+            return True
+        # The web app was told a path here.
+        told = record.status is Status.AWAITING_APP
+        return self._keeper.services.state.draining and not told and not record.status.final
+
+    async def _give(self, standing: Standing, question: Question) -> Given | None:
+        """Park the upload, and claim it in the taker's name; None: look again."""
+        services, upload_id = self._keeper.services, question.upload_id
+        if standing.owner is not None or standing.record.joined:
+            await self._keeper.put_down(upload_id)
+            return None
+        claim = Claim(
+            epoch=standing.epoch + 1,
+            owner=question.by,
+            create_id=services.new_token(),
+            volume_id=question.volume_id,
+            kind=ClaimKind.PULL,
+            question=question.question,
+        )
+        try:
+            await services.volume.claim(upload_id, claim)
+        except ClaimTakenError:
+            return None
+        # Until the claim stood, a former owner on this volume may have changed its record.
+        latest = await services.volume.standing(upload_id)
+        assert latest is not None, upload_id
+        self._given[upload_id] = _Given(claim.epoch, question.question)
+        log.info(
+            events.UPLOAD_GIVEN,
+            upload_id=upload_id,
+            offset=latest.record.content.noted_offset,
+            epoch=claim.epoch,
+            peer=question.by.name,
+        )
+        return Given(claim, latest.record)
+
+    async def void(self, voided: Voided) -> None:
+        """Have back what the taker cannot take: the next claim is made beside this side's own record."""
+        services, upload_id = self._keeper.services, voided.upload_id
+        known = self._given.get(upload_id)
+        standing = await services.volume.standing(upload_id)
+        given = standing.given_from(services.volume.id) if standing is not None else None
+        if standing is None or given is None or given.epoch != voided.epoch:
+            return
+        if known is None or (known.epoch, known.question) != (voided.epoch, voided.question):
+            # Of an older question: the taker has asked again since.
+            return
+        claim = Claim(
+            epoch=given.epoch + 1,
+            owner=services.identity,
+            create_id=services.new_token(),
+            volume_id=services.volume.id,
+            kind=ClaimKind.PULL,
+        )
+        with contextlib.suppress(ClaimTakenError):
+            await services.volume.claim(upload_id, claim)
+            parked = replace(standing.record, epoch=claim.epoch, owner=None, create_id=claim.create_id)
+            await services.volume.write(parked, sync=True)
+            del self._given[upload_id]
+            log.info(events.UPLOAD_GIVEN_BACK, upload_id=upload_id, epoch=claim.epoch)
+
+    async def recorded(self, recorded: Recorded) -> None:
+        """Hear that a taker's record stands."""
+        known = self._given.get(recorded.upload_id)
+        if known is not None and known.epoch == recorded.epoch:
+            known.recorded = True
+
+    async def release(self, release: Release) -> None:
+        """Delete segments of which the owner has copies that are durable and in its map."""
+        services, upload_id = self._keeper.services, release.upload_id
+        standing = await services.volume.standing(upload_id)
+        if standing is None:
+            return
+        needed = _segments_on(services.volume.id, standing.record)
+        if standing.given_from(services.volume.id) is None and needed.intersection(release.segments):
+            # It has come back since; what its map names is not what was meant.
+            log.warning(events.UPKEEP_DELAYED, upload_id=upload_id, detail="a release of what is in use")
+            return
+        await self._drop(standing.record, release.segments)
+
+    async def _drop(self, record: Record, segments: tuple[str, ...]) -> None:
+        services = self._keeper.services
+        await services.volume.drop_segments(record.upload_id, segments)
+        log.info(events.UPLOAD_RELEASED, upload_id=record.upload_id, count=len(segments))
+        if await self.bytes_left(record) == 0:
+            # The joined file, too, had a second name among them.
+            await services.volume.drop_bytes(record, file_too=True)
+            known = self._given.get(record.upload_id)
+            if known is not None and known.recorded:
+                del self._given[record.upload_id]
+
+    # -- what this side does by itself
+
+    async def bytes_left(self, record: Record) -> int:
+        """Return how many bytes of an upload that was given away still lie here."""
+        services = self._keeper.services
+        return await services.volume.bytes_of(record.upload_id)
+
+    async def unsettled(self, upload_id: str) -> bool:
+        """Return whether a drain has to wait: the taker has not recorded what it was given, or bytes are needed here.
+
+        Raises:
+            VolumeError: nobody can tell now.
+        """
+        services = self._keeper.services
+        standing = await services.volume.standing(upload_id)
+        if standing is None:
+            return False
+        given = standing.given_from(services.volume.id)
+        if given is None:
+            return not standing.record.status.final
+        return not await self.tidy(upload_id, now=True)
+
+    async def tidy(self, upload_id: str, *, now: bool = False) -> bool:
+        """Ask the owner of an upload that was given away what is still needed here, and delete the rest.
+
+        Args:
+            upload_id: which.
+            now: do not wait until it is time to ask again.
+
+        Returns:
+            Whether nothing of it is needed here any more, but the record.
+        """
+        services = self._keeper.services
+        monotonic = services.clock.monotonic()
+        if not now and monotonic < self._tidied_at.get(upload_id, float("-inf")) + LOOK_AGAIN_S:
+            return False
+        self._tidied_at[upload_id] = monotonic
+        standing = await services.volume.standing(upload_id)
+        if standing is None or standing.given_from(services.volume.id) is None:
+            return True
+        try:
+            record = await reach.look(upload_id, standing, services)
+        except Refusal as refusal:
+            if refusal.code is not Code.UPLOAD_UNKNOWN:
+                return False
+            # Its owner has forgotten it, long after its end.
+            record = None
+        if record is None or record.status.final:
+            await services.volume.drop_bytes(standing.record, file_too=True)
+            if record is None:
+                await services.volume.remove(upload_id)
+                self._tidied_at.pop(upload_id, None)
+            return True
+        needed = _segments_on(services.volume.id, record)
+        if not needed:
+            await services.volume.drop_bytes(standing.record, file_too=True)
+        return not needed
+
+
+def _segments_on(volume_id: str, record: Record) -> set[str]:
+    """Return the segments on a volume that a record's maps name."""
+    contents = [record.content, *(content for _, content in record.parts)]
+    return {r.segment for content in contents for r in content.map if r.volume_id == volume_id and r.stop != r.start}

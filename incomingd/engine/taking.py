@@ -1,0 +1,131 @@
+"""Taking over an upload from a volume that this instance does not reach.
+
+The new owner goes on at once: its record names, in its map, where the earlier
+bytes lie. They are copied behind (:mod:`incomingd.engine.backfill`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from incomingd.core.content import Content
+from incomingd.core.errors import Code, Refusal
+from incomingd.core.peering import Given, Recorded, Voided
+from incomingd.core.status import Event, Status
+from incomingd.core.tenure import ClaimKind, same_run
+from incomingd.engine import reach
+from incomingd.engine.outcomes import OwnedElsewhereError
+from incomingd.engine.owned import OwnedUpload, segment_name
+from incomingd.log import events, get_logger
+from incomingd.peers.calls import PeerError
+from incomingd.storage.volume import ClaimTakenError, VolumeError
+
+if TYPE_CHECKING:
+    from incomingd.core.record import Record
+    from incomingd.core.tenure import Claim, Identity
+    from incomingd.engine.owned import Services
+    from incomingd.storage.volume import Standing
+
+log = get_logger()
+
+
+async def fetch(upload_id: str, standing: Standing | None, services: Services) -> OwnedUpload | None:
+    """Become the owner of an upload that lies elsewhere.
+
+    Returns:
+        The upload; None: look at the own volume again.
+
+    Raises:
+        Refusal: `upload_unknown`, `upload_out_of_reach`, `not_ready`, `storage_full`, `stopping`.
+        OwnedElsewhereError: it stays where it is.
+        VolumeError: it was given, and could not be recorded.
+    """
+    if services.state.draining or services.state.stopping:
+        raise Refusal(Code.STOPPING, retry_after_s=0)
+    question = services.new_token()
+    holder, reply = await reach.ask(upload_id, standing, services, question=question)
+    if holder is None:
+        return None
+    if not isinstance(reply, Given):
+        if reply.keeps:
+            raise OwnedElsewhereError(reply.owner)
+        raise Refusal(Code.NOT_READY, retry_after_s=1)
+    return await _take(reply, holder, question, services)
+
+
+async def _take(given: Given, holder: Identity, question: str, services: Services) -> OwnedUpload | None:
+    """Write the record of what was given: before that nothing is promised."""
+    claim = given.claim
+    record, offsets = _pulled(given.record, claim, services)
+    voided = Voided(record.upload_id, question, claim.epoch)
+    try:
+        await _refuse_if_it_cannot(record, services)
+        await services.volume.take(claim, record)
+    except ClaimTakenError:
+        # It was taken before, and has gone on since: this was an old giving.
+        return None
+    except (Refusal, VolumeError):
+        try:
+            await services.peers.void(holder, voided)
+        except PeerError as error:
+            log.warning(events.UPKEEP_DELAYED, upload_id=record.upload_id, detail=str(error))
+        raise
+    _ = services.clock.spawn(_tell(holder, Recorded(record.upload_id, claim.epoch), services), name="recorded")
+    if not same_run(claim.owner, services.identity):
+        # It was given to a former run of this volume, which is over; now it stands here, and is pulled like any other.
+        return None
+    upload = OwnedUpload(record, offsets, services)
+    services.publish(upload)
+    log.info(events.UPLOAD_PULLED, upload_id=upload.id, offset=offsets.get(None, 0), reason="given", epoch=claim.epoch)
+    return upload
+
+
+async def _refuse_if_it_cannot(record: Record, services: Services) -> None:
+    """Refuse what this instance has no room for, or no time."""
+    length = record.content.length or 0
+    if not await services.volume.has_room(length):
+        raise Refusal(Code.STORAGE_FULL, f"There is no room for {length} bytes.")
+    if services.state.draining or services.state.stopping:
+        raise Refusal(Code.STOPPING, retry_after_s=0)
+
+
+async def _tell(holder: Identity, recorded: Recorded, services: Services) -> None:
+    # Who was not told asks, before it relies on it.
+    with contextlib.suppress(PeerError):
+        await services.peers.recorded(holder, recorded)
+
+
+def _pulled(found: Record, claim: Claim, services: Services) -> tuple[Record, dict[str | None, int]]:
+    """Return the record of the tenure that begins with *claim*, and its offsets: those that were noted."""
+    record = replace(
+        found,
+        epoch=claim.epoch,
+        owner=claim.owner,
+        claim_kind=ClaimKind.PULL,
+        create_id=claim.create_id,
+        boot_id=services.boot_id,
+    )
+    if not record.status.final:
+        record = record.after(Event.PULL)
+    offsets: dict[str | None, int] = {}
+    targets: list[tuple[str | None, Content]] = [(None, found.content), *found.parts]
+    for part, content in targets:
+        offsets[part] = 0 if part is None and found.final_of is not None else content.noted_offset
+        if found.status is Status.OPEN and not (part is None and found.final_of is not None):
+            record = record.with_target(part, _going_on(part, content, claim, services.volume.id))
+    if found.status is not Status.OPEN:
+        offsets[None] = found.content.length or 0
+    return record, offsets
+
+
+def _going_on(part: str | None, content: Content, claim: Claim, volume_id: str) -> Content:
+    """Return *content* with the segment, on this volume, into which the next bytes go."""
+    offset = content.noted_offset
+    if content.closed:
+        return content
+    closed = content.cut_at(offset)
+    if content.length is None or offset < content.length:
+        closed = closed.grown_by(segment_name(part, claim.epoch), volume_id, offset)
+    return replace(closed, noted_offset=offset)
