@@ -40,6 +40,7 @@ from tests.storage.volumes import (
     VOLUME_ID,
     claimed,
     complete_record,
+    fill,
     new_id,
     new_record,
     open_directory,
@@ -48,6 +49,7 @@ from tests.storage.volumes import (
     whole_file,
 )
 from tests.support.machine import ROOT, small_disk
+from tests.support.xfs import reason_to_skip, xfs_disk
 
 OTHER = Identity("other", "start-2")
 
@@ -269,6 +271,12 @@ async def test_on_a_network_a_free_lock_shows_nothing_of_another_kernels_run(vol
     assert other_runs(volume, boot="of another kernel", network=False).gone("start-2")
     assert other_runs(volume, boot=boot_id(), network=True).gone("start-2")
     assert not other_runs(volume, boot="of another kernel", network=True).gone("start-2")
+    # Nor of one that came by another mount, the locks of which may end there.
+    path = volume.root / "instances" / "start-2.lock"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps(said | {"device": said["device"] + 1}))
+    assert not other_runs(volume, boot=boot_id(), network=True).gone("start-2")
+    path.write_text(json.dumps(said))
     # Whom its own kernel has shown to be gone is gone for all.
     other_runs(volume, boot=boot_id(), network=True).sweep()
     assert other_runs(volume, boot="of another kernel", network=True).gone("start-2")
@@ -707,6 +715,15 @@ def test_names_that_come_late_are_found_out(root: Path) -> None:
     assert "it remembers missing names" in refusal(root, stat=forgetful)
 
 
+def test_lists_that_lack_names_are_found_out(root: Path) -> None:
+    real = os.listdir
+
+    def lacking(path: Any) -> list[str]:
+        return [name for name in real(path) if name != "looked-for"]
+
+    assert "a list of its names lacks one that was just made" in refusal(root, listdir=lacking)
+
+
 @pytest.mark.parametrize("what", ["none", "useless"])
 def test_locks_that_lock_nothing_are_found_out(root: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     real = fcntl.flock
@@ -765,3 +782,32 @@ async def test_the_file_of_a_contested_segment_is_another_one(volume: DirectoryV
     assert path is not None
     assert not path.samefile(folder_of(volume) / "bytes.1")
     assert await whole_file(volume, whole) == b"abcdef"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(reason_to_skip() is not None, reason=f"no XFS: {reason_to_skip()}")
+async def test_where_the_file_system_can_a_copy_shares_its_blocks(tmp_path: Path) -> None:
+    """A segment that was taken by force costs no second room, and no time to copy."""
+    with xfs_disk(tmp_path / "disk") as disk:
+        volume = open_directory(disk / "data", shared=True, start_id="start-1")
+        assert not volume.network
+        record = await owned_upload(volume)
+        size = 32 * 1024 * 1024
+        segment = await volume.open_segment(new_id(), "bytes.1", create=True, size=0, sync=True)
+        block = os.urandom(1024 * 1024)
+        await fill(segment, *[block] * (size // len(block)), b"and what is not counted")
+        await segment.sync()
+        await segment.close()
+        whole = complete_record(record, ("bytes.1", 0, size), volume=volume)
+        contested = dataclasses.replace(whole.content.map[0], contested=True)
+        whole = dataclasses.replace(whole, content=dataclasses.replace(whole.content, map=(contested,)))
+        before = os.statvfs(disk)
+        await volume.join(whole)
+        after = os.statvfs(disk)
+        assert (before.f_bfree - after.f_bfree) * before.f_frsize < size // 8
+        path = volume.path_of(whole)
+        assert path is not None
+        assert path.stat().st_size == size
+        assert not path.samefile(folder_of(volume) / "bytes.1")
+        assert path.read_bytes() == block * (size // len(block))
+        await volume.close()
