@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Self
 
 from tests.support.daemon import Daemon
 from tests.support.machine import ROOT
+from tests.support.wire import ConnectionEnded, Wire
 
 Message = dict[str, str]
 
@@ -106,3 +108,45 @@ class Activated(Daemon):
                 pass_fds=handed,
             )
         self.starts += 1
+
+
+class Caller:
+    """Asks again and again, each time on a connection of its own, and counts the answers. A context manager.
+
+    A connection that is refused is a failure. One may be cut that was taken in the last moment of a process, and had
+    not asked anything when that ended.
+    """
+
+    def __init__(self, address: tuple[str, int], path: str) -> None:
+        self._address = address
+        self._path = path
+        self._stop = threading.Event()
+        self.answered = 0
+        self.failures: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with Wire(self._address) as wire:
+                    try:
+                        status = wire.request("GET", self._path).status
+                    except (ConnectionEnded, ConnectionResetError, BrokenPipeError):
+                        continue
+                    # 503: of a process that stops, which says so.
+                    assert status in (200, 503)
+            except BaseException as error:  # noqa: BLE001 -- __exit__ raises it in the test's own thread
+                self.failures.append(error)
+                return
+            self.answered += 1
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        if self.failures:
+            raise self.failures[0]

@@ -20,6 +20,7 @@ from tests.support.machine import wait_until
 from tests.support.tus import TusUpload
 from tests.support.wire import Wire
 from tests.systemd.container import Container, booted, freeze, why_not
+from tests.systemd.manager import Caller
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
@@ -118,7 +119,7 @@ def test_hardening_lets_it_work(container: Container, tmp_path: Path) -> None:
     """A file arrives and gets the web app's group; after a restart, too, which waits for a callback under way."""
     container.write("/etc/incomingd/21.env", "INCOMING_FILES__GROUP=webapp\n")
     # Less than the callback takes: the daemon has to ask for more.
-    drop_in(container, "21", "TimeoutStopSec=500ms")
+    drop_in(container, "21", "TimeoutStopSec=1s")
     container.systemctl("start", unit("21"))
     called, let_go = threading.Event(), threading.Event()
 
@@ -144,7 +145,7 @@ def test_hardening_lets_it_work(container: Container, tmp_path: Path) -> None:
             restart = pool.submit(container.systemctl, "restart", unit("21"))
             wait_until(lambda: container.show(unit("21"), "ActiveState") == "deactivating", "the stop has begun")
             # Longer than systemd would wait for a process that does not ask.
-            assert not concurrent.futures.wait([restart], timeout=1.5).done
+            assert not concurrent.futures.wait([restart], timeout=2).done
             let_go.set()
             restart.result(30)
         wait_until(lambda: backend.get(held.upload_id)["status"] == "finished", "the second file is taken")
@@ -156,11 +157,11 @@ def test_hardening_lets_it_work(container: Container, tmp_path: Path) -> None:
 
 def test_a_frozen_daemon_is_killed_and_started_again(container: Container) -> None:
     """By the watchdog; the log says where it stood."""
-    drop_in(container, "12", "WatchdogSec=1s\nRestartSec=10ms")
+    drop_in(container, "12", "WatchdogSec=2s\nRestartSec=10ms")
     container.systemctl("start", unit("12"))
     pid = container.show(unit("12"), "MainPID")
     freeze(host_pid(container, int(pid)))
-    wait_until(lambda: container.show(unit("12"), "NRestarts") == "1", "systemd has started it again")
+    wait_until(lambda: container.show(unit("12"), "NRestarts") != "0", "systemd has started it again")
     wait_until(lambda: container.show(unit("12"), "ActiveState") == "active", "it is ready again")
     found = status(container, "12")
     assert found["state"] == "ready"
@@ -242,18 +243,12 @@ def test_a_restart_of_the_single_instance_refuses_no_connection(container: Conta
     container.write("/etc/incomingd/single.env", container.path("/etc/incomingd/common.env").read_text())
     container.systemctl("start", "incomingd.socket")
     address = ("127.0.0.1", 4000)
-    with container.network(), concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with container.network():
         with Wire(address) as wire:
             assert wire.request("GET", HEALTH).status == 200
         pid = container.show("incomingd.service", "MainPID")
-        restart = pool.submit(container.systemctl, "restart", "incomingd.service")
-        answered = 0
-        while not restart.done():
-            with Wire(address) as wire:
-                # 503: taken in the last moment of a process that stops, which says so.
-                assert wire.request("GET", HEALTH).status in (200, 503)
-                answered += 1
-        restart.result()
-    assert answered > 0
+        with Caller(address, HEALTH) as caller:
+            container.systemctl("restart", "incomingd.service")
+    assert caller.answered > 0
     assert container.show("incomingd.service", "MainPID") != pid
     assert container.show("incomingd.socket", "ActiveState") == "active"
