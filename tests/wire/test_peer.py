@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from incomingd.core import codec
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.peering import (
     Act,
@@ -65,7 +66,7 @@ ANSWERS: dict[str, Answer] = {
     **{each.value: each for each in Recalled},
     "acted": Acted(RECORD, 7),
     "given": Given(Claim(4, IT, "c" * 22, VOLUME, ClaimKind.PULL, "q" * 22), RECORD),
-    "elsewhere": Elsewhere(IT, 9, VOLUME),
+    "elsewhere": Elsewhere(IT, 9, VOLUME, keeps=True),
     "unknown": Unknown(),
     "not_now": NotNow("the disk says nothing"),
     "done": Done(),
@@ -107,7 +108,12 @@ def test_a_call_of_format_1_stays_as_it_is(name: str) -> None:
 @pytest.mark.parametrize("word", ANSWERS)
 def test_an_answer_of_format_1_stays_as_it_is(word: str) -> None:
     written = FORMATS.answer(ANSWERS[word], 1)
-    assert json.loads(written) == json.loads(FIXTURE.read_text())["answers"][word]
+    said = json.loads(written)
+    if "record" in said:
+        # Its format is its own, and held by tests of its own.
+        assert said["record"] == json.loads(codec.encode(RECORD))
+        said["record"] = {}
+    assert said == json.loads(FIXTURE.read_text())["answers"][word]
     assert FORMATS.read_answer(written) == ANSWERS[word]
 
 
