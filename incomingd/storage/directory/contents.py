@@ -6,15 +6,21 @@ import asyncio
 import contextlib
 import errno
 import os
+import secrets
+import stat
 from typing import TYPE_CHECKING, Final
 
-from incomingd.storage.directory.files import translated, unlink_if_there
+from incomingd.storage.directory.files import sync_directory, translated, unlink_if_there
 from incomingd.storage.directory.segment import close_in
+from incomingd.storage.volume import VolumeUnavailableError
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
 
+_SEGMENT_PREFIXES: Final = ("bytes.", "part-", "from-", "joined.")
+_GONE: Final = "gone."
+"""Before the name of an upload's folder that is being deleted."""
 _FAR: Final = 2**48
 """Behind the end of any file."""
 
@@ -93,7 +99,85 @@ def size_at_the_server(path: Path) -> int:
         os.close(fd)
 
 
-def delete_folder(folder: Path) -> None:
+def open_complete(path: Path) -> tuple[int, int] | None:
+    """Open a complete file; return its descriptor and size, or None: what stands there is no file.
+
+    Raises:
+        FileNotFoundError: nothing stands there.
+    """
+    try:
+        # Web apps may write to this directory: neither a link to a file of ours nor a pipe that blocks is opened.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        return None
+    return fd, status.st_size
+
+
+def link_back(file: Path, segment: Path) -> None:
+    """Give a complete file a second name as a segment, on the disk when this returns; repeatable."""
+    if not stat.S_ISREG(os.lstat(file).st_mode):
+        # A link that a web app has put there would show any file of the daemon's user.
+        raise VolumeUnavailableError(f"{file} is no file")
+    with contextlib.suppress(FileExistsError):
+        os.link(file, segment)
+    sync_directory(segment.parent)
+
+
+def link_all(pairs: list[tuple[Path, Path]], synced: Path | None) -> None:
+    """Give each first file a second name, as far as it has none; sync the directory *synced*, if any."""
+    for old, new in pairs:
+        with contextlib.suppress(FileExistsError):
+            os.link(old, new)
+    if synced is not None:
+        sync_directory(synced)
+
+
+def segments_in(folder: Path) -> list[Path]:
+    """Return the segments in an upload's folder, and what is being copied there."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return [folder / name for name in names if name.startswith(_SEGMENT_PREFIXES)]
+
+
+def bytes_in(paths: list[Path]) -> int:
+    """Return how many bytes these files hold, as far as they exist; two names of one file are one file."""
+    sizes: dict[int, int] = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            found = path.lstat()
+            sizes[found.st_ino] = found.st_size
+    return sum(sizes.values())
+
+
+def remove_in_order(folder: Path, *, last: str) -> None:
+    """Delete *folder*, of its files *last* after all others: as long as it is there, it can be told what it is."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in sorted(os.listdir(folder), key=lambda name: name == last):
+            unlink_if_there(folder / name)
+        folder.rmdir()
+
+
+def remove_at_once(folder: Path) -> None:
+    """Delete *folder* so that it is gone as a whole: nobody can claim an upload of which half is deleted."""
+    group = folder.parent
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(group / f"{_GONE}{folder.name}.{secrets.token_hex(4)}")
+    # And what a crash has left of others.
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(group):
+            if name.startswith(_GONE):
+                _delete_folder(group / name)
+
+
+def _delete_folder(folder: Path) -> None:
     """Delete *folder*, which another one may be deleting, or still be writing to."""
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(folder):

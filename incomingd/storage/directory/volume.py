@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import os
 import secrets
-import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,8 +24,14 @@ from incomingd.storage.chain import RECORD
 from incomingd.storage.directory import files
 from incomingd.storage.directory.contents import (
     OpenFile,
-    delete_folder,
+    bytes_in,
+    link_all,
+    link_back,
+    open_complete,
     read_range,
+    remove_at_once,
+    remove_in_order,
+    segments_in,
     shorten,
     size_at_the_server,
     sync_files,
@@ -61,9 +65,6 @@ T = TypeVar("T")
 GROUP_CHARS: Final = 2
 ANSWER_S: Final = 30.0
 """So long a network is given to answer a question that changes nothing."""
-_SEGMENT_PREFIXES: Final = ("bytes.", "part-", "from-", "joined.")
-_GONE: Final = "gone."
-"""Before the name of an upload's folder that is being deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,44 +442,22 @@ class DirectoryVolume:
 
     def _open_file(self, path: Path) -> OpenFile | None:
         try:
-            # Web apps may write to this directory: neither a link to a file of ours nor a pipe that blocks is opened.
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            opened = open_complete(path)
         except FileNotFoundError:
             self._assert_there()
             return None
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                return None
-            raise
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(fd)
-            return None
-        return OpenFile(fd, status.st_size, self._pool)
+        return OpenFile(*opened, self._pool) if opened is not None else None
 
     async def unjoin(self, record: Record, segment: str) -> None:
         """Give the joined file a second name as a segment."""
-
-        def unjoin() -> None:
-            folder = self._folder(record.upload_id)
-            with contextlib.suppress(FileExistsError):
-                os.link(self._file(record.upload_id), folder / segment)
-            files.sync_directory(folder)
-
-        await self._run("making a segment of a file", unjoin)
+        target = self._folder(record.upload_id) / segment
+        await self._run("making a segment of a file", link_back, self._file(record.upload_id), target)
 
     async def adopt_segments(self, upload_id: str, source_id: str, names: Mapping[str, str]) -> None:
         """Give segments of another upload a second name in this one."""
-
-        def adopt() -> None:
-            here, there = self._folder(upload_id), self._folder(source_id)
-            for old, new in names.items():
-                with contextlib.suppress(FileExistsError):
-                    os.link(there / old, here / new)
-            if self._durable:
-                files.sync_directory(here)
-
-        await self._run("adopting segments", adopt)
+        here, there = self._folder(upload_id), self._folder(source_id)
+        pairs = [(there / old, here / new) for old, new in names.items()]
+        await self._run("adopting segments", link_all, pairs, here if self._durable else None)
 
     async def drop_segments(self, upload_id: str, names: Sequence[str]) -> None:
         """Delete these segments, as far as they exist."""
@@ -490,11 +469,7 @@ class DirectoryVolume:
         await self._run("deleting bytes", self._drop_bytes, record.upload_id, file_too)
 
     def _drop_bytes(self, upload_id: str, file_too: bool) -> None:  # noqa: FBT001 -- for the executor
-        folder = self._folder(upload_id)
-        with contextlib.suppress(FileNotFoundError):
-            for name in os.listdir(folder):
-                if name.startswith(_SEGMENT_PREFIXES):
-                    files.unlink_if_there(folder / name)
+        unlink_all(segments_in(self._folder(upload_id)))
         target = self._file(upload_id)
         # Where former versions made their copies.
         files.unlink_if_there(target.with_name(target.name + ".new"))
@@ -505,18 +480,9 @@ class DirectoryVolume:
         """Return how many bytes an upload takes here, its records aside."""
 
         def count() -> int:
-            sizes: dict[int, int] = {}
-            folder = self._folder(upload_id)
-            names = os.listdir(folder) if folder.exists() else []
-            paths = [folder / name for name in names if name.startswith(_SEGMENT_PREFIXES)]
-            for path in (*paths, self._file(upload_id)):
-                with contextlib.suppress(FileNotFoundError):
-                    found = path.lstat()
-                    # Two names of one file are one file.
-                    sizes[found.st_ino] = found.st_size
-            return sum(sizes.values())
+            return bytes_in([*segments_in(self._folder(upload_id)), self._file(upload_id)])
 
-        return await self._run("counting bytes", count)
+        return await self._ask("counting bytes", count)
 
     async def remove(self, upload_id: str) -> None:
         """Delete all that is left of an upload but a file that was kept."""
@@ -525,23 +491,9 @@ class DirectoryVolume:
     def _remove(self, upload_id: str) -> None:
         folder = self._folder(upload_id)
         if self._tenures is not None:
-            self._remove_shared(folder)
-            return
-        with contextlib.suppress(FileNotFoundError):
-            for name in sorted(os.listdir(folder), key=lambda name: name == RECORD):
-                files.unlink_if_there(folder / name)
-            folder.rmdir()
-
-    def _remove_shared(self, folder: Path) -> None:
-        # By its name it is gone at once and as a whole: nobody can claim an upload of which half is deleted.
-        group = folder.parent
-        with contextlib.suppress(FileNotFoundError):
-            folder.rename(group / f"{_GONE}{folder.name}.{secrets.token_hex(4)}")
-        # And what a crash has left of others.
-        with contextlib.suppress(FileNotFoundError):
-            for name in os.listdir(group):
-                if name.startswith(_GONE):
-                    delete_folder(group / name)
+            remove_at_once(folder)
+        else:
+            remove_in_order(folder, last=RECORD)
 
     # -- room
 
