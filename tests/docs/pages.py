@@ -17,6 +17,10 @@ PAGES = (
     "docs/architecture.md",
     "docs/deployment.md",
     "docs/web-apps.md",
+    "docs/operating/alarms.md",
+    "docs/operating/drain.md",
+    "docs/operating/redis-lost.md",
+    "docs/operating/upgrade.md",
 )
 """Those written by hand for people; reference pages are made from the code, or tested beside what they describe."""
 
