@@ -128,6 +128,7 @@ class AdminApi:
             "connections": dict(self.connections()),
             "drain": self.drain.progress.as_json() if engine.state.draining else None,
             "moves_open": engine.keeper.moves_open,
+            "backfills_open": engine.keeper.backfills_open,
             "ring": self.ring(),
         }
 

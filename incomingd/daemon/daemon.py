@@ -16,6 +16,8 @@ from incomingd import __version__, admin, backend_api
 from incomingd import log as logging_setup
 from incomingd.clock import SystemClock
 from incomingd.core import ids
+from incomingd.core.peering import FORMAT
+from incomingd.core.ring import format_spoken
 from incomingd.core.tenure import Identity
 from incomingd.daemon import fleet, options
 from incomingd.daemon.agent import AgentListener
@@ -80,7 +82,12 @@ class Daemon:
         self.registry = fleet.make_registry(settings, self.clock, self.identity, self.volume.id)
         self.peers = None
         if settings.peer.listens:
-            self.peers = HttpPeers(self.clock, fleet.peers_options(settings), tls=tls_context(settings.peer.tls.ca))
+            self.peers = HttpPeers(
+                self.clock,
+                fleet.peers_options(settings),
+                tls=tls_context(settings.peer.tls.ca),
+                format_spoken=lambda: format_spoken(FORMAT, self.registry.instances),
+            )
         self.engine = Engine(
             Services(
                 clock=self.clock,
@@ -124,7 +131,7 @@ class Daemon:
         self.peer_api = PeerApi(
             fleet.PeerSide(self.engine, self.admin.status),
             start_id=self.identity.start_id,
-            keys=fleet.peer_keys_of(settings),
+            keys=options.peer_keys_of(settings),
             clock=self.clock,
         )
         self.trusted = TrustedPeers(settings.public.trusted_proxies, setting="public.trusted_proxies")
@@ -227,7 +234,7 @@ class Daemon:
                     idle_timeout_s=limits.idle_connection_timeout_s,
                     body_bytes=BODY_BYTES[name],
                     connections_max=limits.connections,
-                    trusts=self.trusted.trusts,
+                    trusts=_nobody if name == "peer" else self.trusted.trusts,
                     clock=self.clock,
                 ),
             )
@@ -319,7 +326,7 @@ class Daemon:
         self.caller.allowed = settings.handover.allowed_hosts
         if self.peers is not None:
             self.peers.apply(fleet.peers_options(settings), peer_tls)
-        self.peer_api.keys = fleet.peer_keys_of(settings)
+        self.peer_api.keys = options.peer_keys_of(settings)
         self.drain.options = options.drain_options(settings)
         self.handover.options = options.handover_options(settings)
         self.trusted.replace(settings.public.trusted_proxies)
@@ -364,6 +371,11 @@ def _open_volume(settings: Settings, clock: SystemClock, identity: Identity) -> 
         duration_s=round(time.monotonic() - began, 3),
     )
     return volume
+
+
+def _nobody(_: object) -> bool:
+    """Instances talk to each other without a proxy."""
+    return False
 
 
 def _group_id(name: str | None) -> int | None:

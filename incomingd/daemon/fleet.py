@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from incomingd import __version__
 from incomingd.core.ring import Instance
+from incomingd.daemon.options import peer_keys_of
 from incomingd.engine import listing
 from incomingd.log import events, get_logger
 from incomingd.peers.http_peers import PeersOptions
@@ -57,12 +58,9 @@ def peers_options(settings: Settings) -> PeersOptions:
         allow_plaintext=settings.peer.allow_plaintext,
         # Asked again while it does not answer, until it counts as an orphan's owner.
         recall_s=max(settings.registry.lease_s / 4, 0.5),
+        # Whoever is asked may hold a web app's call for so long.
+        call_s=settings.hold_s + 5.0,
     )
-
-
-def peer_keys_of(settings: Settings) -> tuple[str, ...]:
-    """Return the keys by which instances know each other."""
-    return tuple(key.get_secret_value() for key in settings.peer.keys)
 
 
 class PeerSide:

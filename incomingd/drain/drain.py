@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from incomingd.core.errors import Refusal
 from incomingd.core.ring import successor
 from incomingd.core.status import Status
-from incomingd.engine.pulling import LostBytesError, OwnedElsewhereError
+from incomingd.drain.evacuation import Evacuation
+from incomingd.engine.outcomes import LostBytesError, OwnedElsewhereError
 from incomingd.engine.state import Balancing
 from incomingd.log import events, get_logger
 from incomingd.registry.registry import Invitation, RegistryUnavailableError
@@ -41,6 +42,7 @@ SOON_LOOK_S: Final = 0.25
 SOON_S: Final = 1.0
 """Appends that end within so long may end."""
 RETRY_S: Final = 0.5
+EVACUATION_S: Final = 0.2
 INVITED_AT_ONCE: Final = 100
 
 
@@ -110,6 +112,7 @@ class Drain:
         self._parked = 0
         self._invited = 0
         self._began_at = 0.0
+        self._evacuation: Evacuation | None = None
         self._asked = False
         """A balancer asks what it is to do: it will hear of this."""
         self._invitations: dict[Identity, list[Invitation]] = defaultdict(list)
@@ -120,13 +123,16 @@ class Drain:
         live = self._engine.live
         return Progress(
             uploads=self._uploads,
-            left=sum(1 for upload in live if _counts(upload)) + len(self._engine.keeper.at_rest),
+            left=self._owned(live) + (self._evacuation.left if self._evacuation is not None else 0),
             appends_open=sum(1 for upload in live if upload.appending),
             callbacks_open=self._callbacks_open(),
             parked=self._parked,
             invited=self._invited,
             began_at=self._began_at,
         )
+
+    def _owned(self, live: list[OwnedUpload]) -> int:
+        return sum(1 for upload in live if _counts(upload)) + len(self._engine.keeper.at_rest)
 
     # -- what operators do
 
@@ -158,6 +164,7 @@ class Drain:
         registry = self._engine.services.registry
         await registry.advertise(replace(registry.instance, draining=False))
         log.info(events.DRAIN_UNDONE)
+        self.progressed(self.progress)
 
     async def wait(self, within_s: float) -> bool:
         """Return whether it is done, at the latest after *within_s*."""
@@ -177,13 +184,14 @@ class Drain:
         await self._told(Balancing.MAINT)
         await self._put_down_open()
         await self._let_callbacks_end()
-        while self.progress.left:
+        while self._owned(self._engine.live):
             await self._put_down_all()
             await self._invite()
             self.progressed(self.progress)
-            if self.progress.left:
+            if self._owned(self._engine.live):
                 # A disk that does not answer, a request that is still being answered.
                 await clock.sleep(RETRY_S)
+        await self._evacuate()
         engine.state.drained()
         done = self.progress
         log.info(
@@ -193,6 +201,25 @@ class Drain:
             duration_s=round(clock.now() - self._began_at, 3),
         )
         self.progressed(done)
+
+    async def _evacuate(self) -> None:
+        """Wait until other instances have all that only this one reaches, where there are others."""
+        clock = self._engine.services.clock
+        evacuation = self._evacuation = Evacuation(self._engine)
+        try:
+            while evacuation.needed:
+                try:
+                    done = await evacuation.step()
+                except VolumeError as error:
+                    self._engine.services.health.failed(error)
+                    done = False
+                self.progressed(self.progress)
+                if done:
+                    break
+                await clock.sleep(EVACUATION_S)
+        finally:
+            self._invited += evacuation.invited
+            self._evacuation = None
 
     async def _told(self, word: Balancing) -> None:
         """Wait until a balancer has heard *word*: before that it sends more of what is to be cut."""

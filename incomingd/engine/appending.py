@@ -68,7 +68,14 @@ async def append(
         turns.check_newest(arrival)
         if beginning is not None and beginning != upload.record.beginnings:
             raise Refusal(Code.PREEMPTED, retry_after_s=0)
-        content = check(upload, part, wanted)
+        try:
+            content = check(upload, part, wanted)
+        except Refusal as refusal:
+            if refusal.offset is not None and upload.record.status is Status.OPEN:
+                # It is told, so it is a promise like any other.
+                await upload.note(part)
+                await upload.look()
+            raise
         report.offset_before = report.offset_after = wanted.offset
         if wanted.body_length == 0 and not wanted.trailing_checksum:
             # Lost answers are repeated this way; the length may be told this way.

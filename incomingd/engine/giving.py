@@ -209,7 +209,21 @@ class Giving:
         given = standing.given_from(services.volume.id)
         if given is None:
             return not standing.record.status.final
+        known = self._given.get(upload_id)
+        if known is None and await self.bytes_left(standing.record) == 0:
+            # By a former run. Only who has recorded an upload releases bytes of it.
+            return not (standing.record.content.noted_offset or await self._taken(upload_id, standing))
+        if known is not None and known.recorded and await self.bytes_left(standing.record) == 0:
+            return False
         return not await self.tidy(upload_id, now=True)
+
+    async def _taken(self, upload_id: str, standing: Standing) -> bool:
+        """Whether somebody has a record of it."""
+        try:
+            await reach.look(upload_id, standing, self._keeper.services)
+        except Refusal as refusal:
+            return refusal.code is Code.UPLOAD_UNKNOWN
+        return True
 
     async def tidy(self, upload_id: str, *, now: bool = False) -> bool:
         """Ask the owner of an upload that was given away what is still needed here, and delete the rest.

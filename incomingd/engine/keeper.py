@@ -50,6 +50,11 @@ class Keeper:
         return len(self._pulling)
 
     @property
+    def backfills_open(self) -> int:
+        """How many uploads have bytes elsewhere that are being copied here."""
+        return sum(1 for each in self._live.values() if each.backfilling is not None and not each.backfilling.done())
+
+    @property
     def at_rest(self) -> list[str]:
         """Ids of what is owned and not in memory, as far as this run knows."""
         return [upload_id for upload_id in self._kept if upload_id not in self._live]
@@ -140,12 +145,13 @@ class Keeper:
     async def _told(self, shown: Callable[[Status], bool], upload_id: str) -> Record | None:
         """Return the record if it says all there is to be said; None: the upload has to be owned."""
         record = await self.local(upload_id)
-        if record is not None:
-            return record if shown(record.status) else None
+        if record is not None and shown(record.status):
+            return record
         try:
             await self._owned(upload_id)
         except OwnedElsewhereError:
-            record = (await self.view(upload_id)).record
+            # It lies elsewhere, or has come further since its record was read here.
+            record = await self.local(upload_id) or (await self.view(upload_id)).record
             if not shown(record.status):
                 raise
             return record

@@ -19,7 +19,7 @@ from incomingd.core.status import Status
 from incomingd.engine import ending
 from incomingd.engine.bell import Bell
 from incomingd.engine.events import Told
-from incomingd.engine.pulling import OwnedElsewhereError
+from incomingd.engine.outcomes import OwnedElsewhereError
 from incomingd.handover.slots import Slots
 from incomingd.log import events, get_logger
 from incomingd.metrics import Metrics

@@ -13,9 +13,9 @@ import pytest
 from tests.support.app import App
 from tests.support.backend import Backend
 from tests.support.content import Content
-from tests.support.fleet import LEASE_S, Fleet, fleet
+from tests.support.fleet import LEASE_S, Fleet, at, fleet, go_to
 from tests.support.machine import wait_until
-from tests.support.tus import OFFSET_TYPE, VERSION, TusUpload
+from tests.support.tus import TusUpload
 
 MiB = 1 << 20
 
@@ -24,17 +24,6 @@ MiB = 1 << 20
 def three(tmp_path: Path) -> Iterator[Fleet]:
     with fleet(tmp_path) as running:
         yield running
-
-
-def at(fleet: Fleet, index: int, ticket: dict[str, str], content: Content) -> TusUpload:
-    """Return a client of one instance."""
-    path = ticket["upload_url"].split("/incoming/", 1)[1]
-    return TusUpload(f"{fleet[index].public_url}/incoming/{path}", content)
-
-
-def go_to(upload: TusUpload, fleet: Fleet, index: int) -> None:
-    """Have the client go on at another instance."""
-    upload.url = f"{fleet[index].public_url}{upload.path}"
 
 
 def test_any_instance_takes_any_request(three: Fleet, app: App) -> None:
@@ -64,7 +53,7 @@ def test_an_open_append_gives_way_to_a_client_that_comes_elsewhere(three: Fleet,
         upload.create(wire)
     with upload.connect() as slow:
         length = {"Content-Length": str(content.size_bytes)}
-        slow.send_head("PATCH", upload.path, VERSION | OFFSET_TYPE | {"Upload-Offset": "0"} | length)
+        slow.send_head("PATCH", upload.path, upload.patch_headers(0) | length)
         slow.send(content.read(0, MiB))
         wait_until(lambda: Backend(three[0], app).get(ticket["id"])["offset"] == MiB, "the first MiB is in")
         go_to(upload, three, 1)

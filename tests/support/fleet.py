@@ -9,9 +9,11 @@ from typing import Any
 
 import requests
 
+from tests.support.content import Content
 from tests.support.daemon import Daemon
 from tests.support.machine import free_port, wait_until
 from tests.support.redis import RedisServer
+from tests.support.tus import TusUpload
 
 ADMIN = "/incoming/1.0/admin"
 KEY = "the-key-of-a-fleet-of-tests-0001"
@@ -53,6 +55,7 @@ class Fleet:
                     "peer.keys": KEY,
                     "agent.address": f"127.0.0.1:{agent}",
                     "uploads.sweep_interval_s": 1,
+                    "drain.deadline_s": 8,
                     "public.trusted_proxies": "127.0.0.1/32",
                 }
                 | (settings or {}),
@@ -136,3 +139,14 @@ def fleet(folder: Path, size: int = 3, **options: Any) -> Iterator[Fleet]:
         made.redis.kill()
         raise
     made.stop()
+
+
+def at(fleet: Fleet, index: int, ticket: dict[str, Any], content: Content) -> TusUpload:
+    """Return a client of one instance."""
+    path = ticket["upload_url"].split("/incoming/", 1)[1]
+    return TusUpload(f"{fleet[index].public_url}/incoming/{path}", content)
+
+
+def go_to(upload: TusUpload, fleet: Fleet, index: int) -> None:
+    """Have the client go on at another instance."""
+    upload.url = f"{fleet[index].public_url}{upload.path}"

@@ -78,9 +78,13 @@ class TusUpload:
             self.note(answer.offset)
         return answer
 
+    def patch_headers(self, offset: int) -> Headers:
+        """Return the headers of a PATCH from *offset* on."""
+        return VERSION | OFFSET_TYPE | {"Upload-Offset": str(offset)}
+
     def patch(self, wire: Wire, offset: int, body: bytes, *, checksum: str | None = None) -> Response:
         """Send *body* from *offset* on; *checksum* names an algorithm of tus's checksum extension."""
-        headers = VERSION | OFFSET_TYPE | {"Upload-Offset": str(offset)}
+        headers = self.patch_headers(offset)
         if checksum is not None:
             headers["Upload-Checksum"] = checksum_header(checksum, body)
         answer = wire.request("PATCH", self.path, headers, body)
