@@ -41,6 +41,11 @@ SOON_LOOK_S: Final = 0.25
 """For so long it is watched how fast appends go, to know which end soon."""
 SOON_S: Final = 1.0
 """Appends that end within so long may end."""
+SPREAD_S: Final = 2.0
+"""Over so long the cuts are spread, where `cuts_per_s` allows it: who is cut waits for the moves of those before."""
+CUTS_PER_S_MIN: Final = 25.0
+"""Few cuts are not spread for so long."""
+CUTS_AT_ONCE: Final = 8
 RETRY_S: Final = 0.5
 EVACUATION_S: Final = 0.2
 INVITED_AT_ONCE: Final = 100
@@ -248,17 +253,40 @@ class Drain:
             if upload.record.status is Status.OPEN:
                 (soon if self._ends_soon(upload, before.get(upload.id)) else others).append(upload)
         began = clock.monotonic()
-        cuts = self.options.cuts_per_s
+        cuts = min(self.options.cuts_per_s, max(len(others) / SPREAD_S, CUTS_PER_S_MIN))
+        turns = asyncio.Semaphore(CUTS_AT_ONCE)
         parking: list[asyncio.Task[None]] = []
         for number, upload in enumerate(others):
             await clock.sleep(max(began + number / cuts - clock.monotonic(), 0.0))
-            parking.append(clock.spawn(self._park(upload), name=f"park {upload.id}"))
+            # Where the disk is slower than that, the others send on meanwhile.
+            await turns.acquire()
+            parking.append(clock.spawn(self._cut(upload, turns), name=f"park {upload.id}"))
         deadline = began + SOON_S
         while any(upload.appending for upload in soon) and clock.monotonic() < deadline:
             await clock.sleep(POLL_S)
         await self._each([upload for upload in soon if not upload.superseded], self._park)
         if parking:
             await asyncio.wait(parking)
+
+    async def _cut(self, upload: OwnedUpload, turns: asyncio.Semaphore) -> None:
+        try:
+            if upload.appending:
+                # What a fast client has sent may take the disk seconds: better while it sends on than while it waits.
+                await self._bring_to_disk(upload)
+            await self._park(upload)
+        finally:
+            turns.release()
+
+    async def _bring_to_disk(self, upload: OwnedUpload) -> None:
+        services = self._engine.services
+        record = upload.record
+        try:
+            for content in (record.content, *(content for _, content in record.parts)):
+                if content.growing is not None:
+                    await services.volume.sync_segments(record, content)
+        except VolumeError as error:
+            # Parking tells what is to be told of it.
+            services.health.failed(error)
 
     def _ends_soon(self, upload: OwnedUpload, before: int | None) -> bool:
         length = upload.resource(None).length
