@@ -1,0 +1,409 @@
+"""A fleet on virtual time: the product's own engine, registry, upkeep, hand-over and drain, several times over.
+
+Only what they stand on is not real: the disk is in memory and breaks as disks
+do, the network loses, repeats and delays, and processes are frozen and killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar, cast
+
+from incomingd.core.errors import Refusal
+from incomingd.core.record import Record
+from incomingd.core.ring import Instance
+from incomingd.core.tenure import Identity
+from incomingd.daemon.fleet import PeerSide, RegistryWatch
+from incomingd.drain import Drain
+from incomingd.drain.drain import DrainOptions
+from incomingd.engine.census import Census
+from incomingd.engine.engine import Engine
+from incomingd.engine.events import Events
+from incomingd.engine.options import EngineOptions
+from incomingd.engine.owned import Services
+from incomingd.engine.upkeep import Upkeep
+from incomingd.handover.handover import Handover, HandoverOptions
+from incomingd.metrics import Metrics
+from incomingd.registry.fleet import FleetRegistry
+from incomingd.storage.memory import MemoryDisk
+from incomingd.storage.memory_parts import Trouble
+from incomingd.wire.callback import Answer, Callback, parse_answer
+from tests.simulation.network import Network, Redis, SimPeers, SimStore
+from tests.simulation.processes import HERE, FreezesHere, Gate, ProcessClock, outside
+from tests.simulation.truth import BrokenError, Truth, bytes_of, stored
+
+T = TypeVar("T")
+
+VOLUME_ID = "Volume000001"
+LEASE_S = 5.0
+ANSWER_S = 15.0
+"""So long a client waits for an answer."""
+
+
+class NoAnswerError(Exception):
+    """The connection has ended without an answer, or nobody took it."""
+
+
+@dataclasses.dataclass
+class Ambush:
+    """A process is frozen when it makes the call *name* for the time number *count*."""
+
+    name: str
+    count: int
+    late: bool
+    """When the call is done, but before anybody hears of it."""
+    for_s: float | None
+    """Until it wakes; None: somebody wakes it."""
+
+
+class WebApp:
+    """Gets the files; the same for the whole fleet."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.state = "done"
+        """What it answers: ``done``, ``wait``, ``down``."""
+        self.loses_answers = 0.0
+        self.waiting: set[str] = set()
+        """Uploads that it has to confirm."""
+
+    async def call(self, process: Process, callback: Callback, delivery_type: str) -> Answer:
+        fleet = self._fleet
+        await asyncio.sleep(fleet.network.delay_s())
+        upload_id = json.loads(callback.body)["data"]["id"]
+        truth = fleet.truths.get(upload_id)
+        if self.state == "down":
+            return Answer("error", error="connecting: refused")
+        if delivery_type == "upload.complete" and truth is not None:
+            self._take(process, truth, callback.headers["webhook-id"])
+        fleet.tell(process, f"web app hears {delivery_type} of {fleet.name_of(upload_id)}: {self.state}")
+        if fleet.network.happens(self.loses_answers):
+            return Answer("error", error="the connection ended")
+        if delivery_type == "upload.complete" and self.state == "wait":
+            self.waiting.add(upload_id)
+        return parse_answer(delivery_type, 200, self.state.encode())
+
+    def _take(self, process: Process, truth: Truth, webhook_id: str) -> None:
+        truth.webhooks.add(webhook_id)
+        if len(truth.webhooks) > 1:
+            raise BrokenError(f"{truth.name}: handed over under several webhook ids")
+        if truth.arrived is not None:
+            return
+        record = stored(process.volume.disk, truth.upload_id)
+        if record is None or record.status.final:
+            # A callback that comes late; what it tells of has ended meanwhile.
+            return
+        file = process.volume.disk.files.names.get(truth.upload_id)
+        if file is None:
+            raise BrokenError(f"{truth.name}: handed over, and there is no file")
+        truth.check_bytes(beginning_of(record), bytes(file.data))
+        if len(file.data) != record.content.length:
+            raise BrokenError(f"{truth.name}: {len(file.data)} bytes handed over, not {record.content.length}")
+        truth.arrived = bytes(file.data)
+
+
+class Process:
+    """One run of one instance."""
+
+    def __init__(self, fleet: Fleet, name: str, run: int) -> None:
+        self.fleet = fleet
+        self.name = name
+        self.run = f"{name}{run}"
+        self.gate = Gate(self.run)
+        self.clock = ProcessClock(self.gate, fleet.chance.getrandbits(64))
+        self.identity = Identity(name, f"{run}f{name.lower()}", f"{name}.example:1")
+        self.ambush: Ambush | None = None
+        self.sick: Callable[[str], Trouble | None] | None = None
+        self.connections: set[asyncio.Future[Any]] = set()
+        self.ready = False
+        self.alive = True
+        host = name if fleet.disk.network else ""
+        self.volume = fleet.disk.open(shared=True, start_id=self.identity.start_id, host=host)
+        self.volume.trouble = self._trouble
+        self.gate.context.run(self._build)
+
+    def _build(self) -> None:
+        fleet = self.fleet
+        instance = Instance(
+            self.identity, started_at=self.clock.now(), volumes=frozenset({self.volume.id}), version="1.0.0"
+        )
+        self.registry = FleetRegistry(SimStore(fleet.redis, self), self.clock, instance, lease_s=fleet.lease_s)
+        self.engine = Engine(
+            Services(
+                clock=self.clock,
+                volume=self.volume,
+                registry=self.registry,
+                identity=self.identity,
+                events=Events(),
+                options=fleet.options,
+                boot_id=self.volume.boot_id,
+                peers=SimPeers(fleet, self),
+            )
+        )
+        self.upkeep = Upkeep(self.engine, interval_s=10.0)
+        self.handover = Handover(self.engine, self, fleet.handover_options, Metrics(version="0", instance=self.name))
+        self.watch = RegistryWatch(self.engine)
+        self.census = Census(self.engine)
+        self.drain = Drain(self.engine, DrainOptions(), callbacks_open=lambda: self.handover.under_way)
+        self.peer_side = PeerSide(self.engine, self._status)
+        _ = self.spawn(self._start(), "start")
+
+    async def _status(self) -> dict[str, Any]:
+        return {"instance": self.name, "state": self.engine.state.phase.value}
+
+    async def _start(self) -> None:
+        await self.registry.start()
+        _ = self.clock.spawn(self.handover.run(), name="hand-over")
+        _ = self.clock.spawn(self.upkeep.run(), name="upkeep")
+        _ = self.clock.spawn(self.census.run(), name="census")
+        self.engine.state.ready()
+        self.ready = True
+        self.fleet.tell(self, "ready")
+
+    async def call(self, callback: Callback, delivery_type: str) -> Answer:
+        """Call the web app; see :class:`incomingd.handover.caller.Caller`."""
+        return await self.fleet.app.call(self, callback, delivery_type)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run *work* in this process."""
+        return self.clock.spawn(work, name=f"{self.run} {name}")
+
+    # -- what befalls it
+
+    def _trouble(self, name: str) -> Trouble | None:
+        fleet, ambush = self.fleet, self.ambush
+        if ambush is not None and ambush.name == name:
+            ambush.count -= 1
+            if ambush.count <= 0:
+                self.ambush = None
+                fleet.tell(self, f"frozen {'after' if ambush.late else 'at'} {name}")
+                hold = FreezesHere(lambda: self.freeze(ambush.for_s))
+                return Trouble(error=None, hold=cast("Any", hold), late=ambush.late)
+        if self.sick is not None and (trouble := self.sick(name)) is not None:
+            fleet.tell(self, f"disk: {name} fails{' although done' if trouble.done else ''}")
+            return trouble
+        if fleet.disk_delays and fleet.chance.random() < fleet.disk_delays:
+            hold: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            outside(fleet.chance.expovariate(1 / fleet.disk_slow_s), _release, hold)
+            return Trouble(error=None, hold=hold, late=fleet.chance.random() < 0.5)
+        return None
+
+    def freeze(self, for_s: float | None = None) -> None:
+        """Stop it as a whole, as SIGSTOP does."""
+        self.gate.freeze()
+        if for_s is not None:
+            outside(for_s, self.thaw)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        if self.gate.frozen and self.alive:
+            self.fleet.tell(self, "thawed")
+            self.gate.thaw()
+
+    def kill(self) -> None:
+        """End it as SIGKILL does."""
+        self.alive = self.ready = False
+        self.fleet.disk.kill(self.volume)
+        self._end()
+
+    def _end(self) -> None:
+        self.alive = self.ready = False
+        self.gate.over = True
+        for connection in list(self.connections):
+            _release(connection)
+        if self.fleet.running.get(self.name) is self:
+            del self.fleet.running[self.name]
+
+    async def stop(self) -> None:
+        """End it as SIGTERM does."""
+        self.drain.start()
+        await self.drain.wait(20.0)
+        self.ready = False
+        await self.engine.stop()
+        await self.registry.close()
+        await self.volume.close()
+        self._end()
+        self.fleet.tell(self, "stopped")
+
+
+def _release(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def beginning_of(record: Record) -> tuple[int, int]:
+    """Return which beginning of the upload the record is of."""
+    return (record.beginnings, int(record.content.metadata or 0))
+
+
+class Fleet:
+    """Everything; made anew for every run."""
+
+    def __init__(self, seed: int, *, network_disk: bool = False, names: str = "ABC") -> None:
+        self.seed = seed
+        self.chance = random.Random(seed)
+        self.lines: list[str] = []
+        self.network = Network(random.Random(self.chance.getrandbits(64)))
+        self.redis = Redis(self, random.Random(self.chance.getrandbits(64)))
+        self.disk = MemoryDisk(VOLUME_ID, self.chance.getrandbits(32), network=network_disk)
+        self.lease_s = LEASE_S
+        self.options = EngineOptions(hold_s=10.0, lease_s=LEASE_S, idle_s=8.0, expires_in_s=7 * 86400.0)
+        self.handover_options = HandoverOptions(confirm_timeout_s=1e9, backoff_max_s=10.0)
+        self.disk_delays = 0.0
+        self.disk_slow_s = 0.01
+        self.app = WebApp(self)
+        self.names = list(names)
+        self.running: dict[str, Process] = {}
+        self.all: list[Process] = []
+        self.truths: dict[str, Truth] = {}
+        self.jumps: dict[str, float] = {}
+        self.furthest_s = 0.0
+        """How far ahead a wall clock was at most."""
+        self.broken: list[BaseException] = []
+
+    # -- the story
+
+    def tell(self, who: Process | None, what: str) -> None:
+        """Add a line to the story."""
+        at = asyncio.get_running_loop().time()
+        self.lines.append(f"{at:9.3f}  {who.run if who else '--':4} {what}")
+
+    def log(self, _: object, level: str, event: dict[str, Any]) -> dict[str, Any]:
+        """Take what the product logs into the story (a processor of structlog)."""
+        gate = HERE.get()
+        fields = " ".join(f"{k}={self._short(v)}" for k, v in event.items() if k not in ("event", "timestamp"))
+        at = asyncio.get_running_loop().time()
+        self.lines.append(f"{at:9.3f}  {gate.name if gate else '--':4}     {event['event']} {fields}")
+        return event
+
+    def _short(self, value: object) -> str:
+        return self.name_of(value) if isinstance(value, str) else str(value)
+
+    def name_of(self, upload_id: str) -> str:
+        """Return what the story calls an upload."""
+        truth = self.truths.get(upload_id)
+        return truth.name if truth is not None else upload_id
+
+    # -- processes
+
+    def start(self, name: str) -> Process:
+        """Begin a run of an instance, unless one goes on."""
+        if name in self.running:
+            return self.running[name]
+        process = Process(self, name, 1 + sum(1 for each in self.all if each.name == name))
+        process.clock.jumped_s = self.jumps.get(name, 0.0)
+        self.running[name] = process
+        self.all.append(process)
+        self.tell(process, "starts")
+        return process
+
+    def jump(self, name: str, by_s: float) -> None:
+        """Set the wall clock of an instance's host."""
+        self.jumps[name] = self.jumps.get(name, 0.0) + by_s
+        self.furthest_s = max(self.furthest_s, self.jumps[name])
+        if name in self.running:
+            self.running[name].clock.jumped_s = self.jumps[name]
+
+    def takers(self) -> list[Process]:
+        """Return those to whom a balancer sends requests."""
+        return [each for each in self.running.values() if each.ready and not each.engine.state.stopping]
+
+    # -- requests
+
+    async def request(self, target: Process, work: Callable[[Process], Awaitable[T]], *, lost: float = 0.0) -> T:
+        """Have a request served; its answer may be lost.
+
+        Raises:
+            NoAnswerError: nobody knows what came of it.
+            Refusal: that of the instance.
+        """
+        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        target.connections.add(answered)
+
+        async def serve() -> None:
+            try:
+                result: Any = await work(target)
+            except Refusal as refusal:
+                result = refusal
+            except BrokenError as error:
+                self.broken.append(error)
+                return
+            if not self.network.happens(lost):
+                outside(self.network.delay_s(), _answer, answered, result)
+
+        if not target.alive:
+            raise NoAnswerError
+        outside(self.network.delay_s(), lambda: target.alive and target.spawn(serve(), "request"))
+        await asyncio.wait([answered], timeout=ANSWER_S)
+        target.connections.discard(answered)
+        if not answered.done() or answered.result() is None:
+            raise NoAnswerError
+        result = answered.result()[0]
+        if isinstance(result, Refusal):
+            raise result
+        return cast("T", result)
+
+    # -- what an answer promises
+
+    def before(self, truth: Truth) -> tuple[tuple[int, int], int, int]:
+        """Return what every later answer must not fall behind: beginning, its offset, epoch."""
+        promised = truth.promises.get(truth.beginning)
+        return truth.beginning, promised.offset if promised is not None else 0, truth.epoch
+
+    def answered(
+        self, process: Process, truth: Truth, offset: int | None, floor: tuple[tuple[int, int], int, int]
+    ) -> None:
+        """Check an answer at the instant at which it is made, and note what it promises."""
+        live = process.engine.keeper.find(truth.upload_id)
+        record = stored(self.disk, truth.upload_id)
+        if offset is None or record is None or record.status.gone:
+            return
+        if live is None or live.superseded:
+            if record.status.whole:
+                self._check_promise(truth, beginning_of(record), record, offset, floor)
+            return
+        epoch = live.record.epoch
+        whose = truth.answered.setdefault(epoch, process.run)
+        if whose != process.run:
+            raise BrokenError(f"{truth.name}: {whose} and {process.run} have both answered as owner {epoch}")
+        if epoch < floor[2]:
+            raise BrokenError(f"{truth.name}: {process.run} answers as owner {epoch}, after owner {floor[2]} has")
+        truth.epoch = max(truth.epoch, epoch)
+        if record.epoch < epoch:
+            raise BrokenError(f"{truth.name}: an answer of owner {epoch}, who is on no record")
+        self._check_promise(truth, beginning_of(live.record), record, offset, floor)
+
+    def _check_promise(
+        self,
+        truth: Truth,
+        beginning: tuple[int, int],
+        record: Record,
+        offset: int,
+        floor: tuple[tuple[int, int], int, int],
+    ) -> None:
+        if beginning < floor[0]:
+            raise BrokenError(f"{truth.name}: beginning {floor[0]} is forgotten, {beginning} is back")
+        if beginning == floor[0] and offset < floor[1]:
+            raise BrokenError(f"{truth.name}: the acknowledged offset fell from {floor[1]} to {offset}")
+        if offset > truth.sent:
+            raise BrokenError(f"{truth.name}: {offset} is told, and so much was never sent")
+        if record.status.final:
+            return
+        data = bytes_of(self.disk, record) if beginning_of(record) == beginning else None
+        truth.promise(beginning, offset, data)
+
+    # -- the end
+
+    def clear_away(self) -> None:
+        """Let what is left of all processes end."""
+        for process in self.all:
+            process.gate.clear_away()
+
+
+def _answer(answered: asyncio.Future[Any], result: object) -> None:
+    if not answered.done():
+        answered.set_result((result,))
