@@ -94,7 +94,7 @@ class Key:
         return f"{head}, from {self._bound(low)} to {self._bound(high)}{separator}{tail}"
 
     def _bound(self, bound: object) -> str:
-        return format_size(cast("int", bound)) if self.unit == "bytes" else str(bound)
+        return format_size(cast("int", bound)) if self.metavar == "SIZE" else str(bound)
 
     @property
     def _expects(self) -> Expects:

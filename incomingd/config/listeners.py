@@ -4,12 +4,13 @@ import re
 import socket
 from typing import Any
 
-from incomingd.config.declaring import Group, setting
+from incomingd.config.declaring import Group, KiB, TiB, setting
 from incomingd.config.kinds import (
     AddressValue,
     BaseUrl,
     KeyList,
     OptionalPath,
+    OptionalSize,
     OptionalTcpAddress,
     OptionalUrl,
     OriginList,
@@ -198,6 +199,16 @@ class Peer(Group):
         default=False,
         what="Whether instances may talk to each other without TLS over a network.",
         why="Only where nobody can listen in: what instances say is signed all the same, but not hidden.",
+        reload=True,
+    )
+    backfill_bytes_per_s: OptionalSize = setting(
+        default=None,
+        ge=KiB,
+        le=TiB,
+        unit="bytes/s",
+        what="How fast the earlier bytes of an upload are copied here from an instance whose volume this one does not"
+        " reach; for each upload. `none`: as fast as the network and the disks.",
+        why="Where drains take what clients need of the network. A drain waits for these copies, so it takes longer.",
         reload=True,
     )
     tls: PeerTls = PeerTls()

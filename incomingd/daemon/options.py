@@ -50,6 +50,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         records_keep_s=settings.records.keep_s,
         upload_bytes_max=settings.limits.upload_bytes,
         confirm_timeout_s=settings.handover.confirm_timeout_s,
+        backfill_bytes_per_s=settings.peer.backfill_bytes_per_s,
         open_uploads_per_address=settings.limits.open_uploads_per_address,
     )
 

@@ -94,6 +94,7 @@ OTHER_VALUES = {
     "peer.address": "127.0.0.1:7",
     "peer.advertised_address": "up1.example:7",
     "peer.allow_plaintext": "true",
+    "peer.backfill_bytes_per_s": "64 MiB",
     "agent.address": "127.0.0.1:7",
     "files.mode": "0644",
     "files.group": "root",
