@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from incomingd.admin.api import AdminHandler
 from incomingd.config import ConfigError
 from incomingd.core.errors import Code, Refusal
-from incomingd.engine import listing
+from incomingd.engine import fleet_listing
 from incomingd.web.access import upload_id_of
 from incomingd.wire import backend as wire
-from incomingd.wire.listing import parse_query
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,14 +115,8 @@ class UploadsHandler(AdminHandler):
     async def get(self) -> None:
         """List."""
         arguments = {name: self.get_query_arguments(name) for name in self.request.query_arguments}
-        found = await listing.page(self.api.engine, parse_query(arguments))
-        self.answer(
-            {
-                "uploads": [self.api.upload(view) for view in found.views],
-                "next_page": str(found.following) if found.following is not None else None,
-                "partial": False,
-            }
-        )
+        base_url = self.api.options.base_url
+        self.answer(await fleet_listing.page(self.api.engine, arguments, self.api.upload, base_url=base_url))
 
     head = get
 

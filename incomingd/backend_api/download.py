@@ -10,7 +10,6 @@ from tornado.iostream import StreamClosedError
 
 from incomingd.backend_api.api import BackendHandler
 from incomingd.core.errors import Code, Refusal
-from incomingd.engine.engine import refusing
 from incomingd.log import events, get_logger
 from incomingd.storage.volume import VolumeError
 from incomingd.web.access import upload_id_of
@@ -42,8 +41,7 @@ class FileHandler(BackendHandler):
         """Answer the file, or a piece of it, as fast as the caller reads it."""
         record = (await self.api.engine.view(upload_id_of(upload_id))).record
         _check_token(self.get_query_argument("token", ""), record)
-        async with refusing():
-            file = await self.api.engine.services.volume.open_file(record)
+        file = await self.api.engine.open_file(record)
         if file is None:
             raise Refusal(Code.FILE_GONE)
         try:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from incomingd.backend_api.api import PREFIX, BackendHandler
 from incomingd.core.errors import Code, Refusal
-from incomingd.engine import listing
+from incomingd.engine import fleet_listing
 from incomingd.engine.engine import View
 from incomingd.log import events, get_logger
 from incomingd.storage.volume import VolumeError
 from incomingd.wire import backend as wire
-from incomingd.wire.listing import parse_query
 
 if TYPE_CHECKING:
     from incomingd.core.record import Record
@@ -53,14 +52,8 @@ class UploadsHandler(BackendHandler):
     async def get(self) -> None:
         """List uploads."""
         arguments = {name: self.get_query_arguments(name) for name in self.request.query_arguments}
-        found = await listing.page(self.api.engine, parse_query(arguments))
-        self.answer(
-            {
-                "uploads": [self.api.upload(view) for view in found.views],
-                "next_page": str(found.following) if found.following is not None else None,
-                "partial": False,
-            }
-        )
+        base_url = self.api.options.base_url
+        self.answer(await fleet_listing.page(self.api.engine, arguments, self.api.upload, base_url=base_url))
 
     head = get
 

@@ -9,6 +9,7 @@ from incomingd import __version__
 from incomingd.core.ring import Instance
 from incomingd.daemon.options import peer_keys_of
 from incomingd.engine import listing
+from incomingd.engine.remote_file import FILE
 from incomingd.log import events, get_logger
 from incomingd.peers.http_peers import PeersOptions
 from incomingd.registry.fleet import FleetRegistry
@@ -82,12 +83,14 @@ class PeerSide:
         self.release = engine.giving.release
 
     async def read_range(self, upload_id: str, segment: str, start: int, size: int) -> bytes:
-        """Return bytes of a segment that lies here."""
+        """Return bytes of a segment, or of the joined file, that lies here."""
+        if segment == FILE:
+            return await self._engine.read_file(upload_id, start, size)
         return await self._engine.services.volume.read_range(upload_id, segment, start, size)
 
     async def listing(self, query: dict[str, Any]) -> dict[str, Any]:
         """Return a page of the uploads that lie here."""
-        arguments = {name: [str(value)] if not isinstance(value, list) else value for name, value in query.items()}
+        arguments = {name: value if isinstance(value, list) else [str(value)] for name, value in query.items()}
         found = await listing.page(self._engine, parse_query(arguments))
         return {
             "uploads": [upload_document(view.record, offset=view.offset, base_url=None) for view in found.views],

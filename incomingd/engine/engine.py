@@ -17,6 +17,7 @@ from incomingd.engine.giving import Giving
 from incomingd.engine.keeper import Keeper
 from incomingd.engine.outcomes import OwnedElsewhereError
 from incomingd.engine.owned import OwnedUpload, Services
+from incomingd.engine.remote_file import RemoteFile
 from incomingd.engine.tickets import Tickets
 from incomingd.log import events, get_logger
 from incomingd.peers.calls import PeerError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from incomingd.core.peering import Recall, Recalled
     from incomingd.engine.appending import AppendReport
     from incomingd.storage.body import Body
+    from incomingd.storage.volume import StoredFile
 
 log = get_logger()
 T = TypeVar("T")
@@ -183,6 +185,28 @@ class Engine:
             if record.final_of is not None:
                 return View(record, 0)
             return View(record, await self.services.volume.measure(record, record.content))
+
+    async def open_file(self, record: Record) -> StoredFile | None:
+        """Open the joined file of an upload, wherever it lies; None: it was moved away or deleted."""
+        services = self.services
+        async with refusing():
+            file = await services.volume.open_file(record)
+            elsewhere = file is None and services.volume.shared and record.joined and record.owner is not None
+            if elsewhere and await self.keeper.local(record.upload_id) is None:
+                assert record.owner is not None, record
+                return RemoteFile(record, record.owner, services.peers)
+            return file
+
+    async def read_file(self, upload_id: str, start: int, size: int) -> bytes:
+        """Return bytes of the joined file of an upload that lies here, for a peer."""
+        record = await self.keeper.read(upload_id)
+        file = await self.services.volume.open_file(record)
+        if file is None:
+            return b""
+        try:
+            return await file.read(start, size)
+        finally:
+            await file.close()
 
     async def wait(self, upload_id: str, wait_s: float, stand: Callable[[View], object]) -> View:
         """Return the upload when *stand* of it has changed, or after *wait_s*."""

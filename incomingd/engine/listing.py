@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from incomingd.wire.listing import ListQuery
 
 PAGE_UPLOADS: Final = 100
+GROUP_CHARS: Final = 2
+"""So much of an id names its group, on every volume of a fleet."""
 READS_MAX: Final = 1000
 DURATION_MAX_S: Final = 5.0
 """On a slow volume a call ends earlier."""

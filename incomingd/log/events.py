@@ -285,6 +285,12 @@ UPLOAD_BACKFILLED: Final = _event(
 BACKFILL_DELAYED: Final = _event(
     "backfill.delayed", "info", "Earlier bytes cannot be copied just now; it is tried again.", "upload_id detail"
 )
+LISTING_PARTIAL_ANSWERED: Final = _event(
+    "listing.partial_answered",
+    "warning",
+    "An instance did not tell of its uploads: the list that was asked for lacks them, and says so.",
+    "peer detail",
+)
 UPLOAD_SUPERSEDED: Final = _event(
     "upload.superseded",
     "warning",

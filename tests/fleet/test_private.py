@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
-from tests.support.app import App
+from tests.support.app import WAIT, App
 from tests.support.backend import Backend
 from tests.support.content import Content
 from tests.support.fleet import Fleet, at, fleet, go_to
@@ -144,6 +147,32 @@ def test_a_drained_instance_holds_nothing(private: Fleet, app: App) -> None:
     last = Content(random.randrange(1 << 30), MiB)
     at(private, 2, untouched, last).run(piece_bytes=MiB)
     app.check_arrived(untouched["id"], last.sha256())
+
+
+def test_a_list_is_of_the_whole_fleet(private: Fleet, app: App) -> None:
+    """In pieces that fit together, whoever is asked; where one does not answer, the list says so."""
+    ids = sorted(Backend(private[number % 3], app).ticket(labels=["listed"])["id"] for number in range(9))
+    for daemon in private.instances:
+        answer = Backend(daemon, app).call("GET", "/uploads?label=listed").json()
+        assert ([upload["id"] for upload in answer["uploads"]], answer["partial"]) == (ids, False)
+    assert private[2].process is not None
+    private[2].process.send_signal(signal.SIGSTOP)
+    answer = Backend(private[0], app).call("GET", "/uploads?label=listed").json()
+    private[2].process.send_signal(signal.SIGCONT)
+    assert answer["partial"] is True
+    assert len(answer["uploads"]) == 6
+
+
+def test_a_file_is_fetched_from_any_instance(private: Fleet, app: App) -> None:
+    """Its bytes lie with the first; the URL of the callback works at the others, too."""
+    content = Content(random.randrange(1 << 30), 3 * MiB)
+    ticket = Backend(private[0], app).ticket()
+    app.script(ticket["id"], WAIT)
+    at(private, 0, ticket, content).run(piece_bytes=MiB)
+    [delivery] = app.wait_for(ticket["id"])
+    url = str(delivery.data["download_url"]).replace(private[0].backend_url, private[1].backend_url)
+    found = requests.get(url, timeout=30)
+    assert hashlib.sha256(found.content).hexdigest() == content.sha256()
 
 
 def test_web_apps_talk_to_any_instance(private: Fleet, app: App) -> None:
