@@ -116,7 +116,7 @@ class Daemon:
             progressed=self._tell_progress,
         )
         self.backend = backend_api.BackendApi(self.engine, options.backend_options(settings), self.metrics)
-        self.census = Census(self.engine)
+        self.census = Census(self.engine, self.upkeep.guardian.guards)
         self.reload: Callable[[], Changes] | None = None
         self.admin = admin.AdminApi(
             self.engine,

@@ -3,6 +3,9 @@
 One pass over all records at the start counts them; from then on the engine's events are added and subtracted. Only
 uploads whose file is whole and not yet handed over are remembered one by one: there are few of them, and the hand-over
 remembers them too. All others are numbers.
+
+On a volume that several instances reach, an instance hears of no events but its own. There each counts the groups that
+it looks after, again and again, so that the sum over the fleet is right, and a little old.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from incomingd.storage.volume import RecordUnreadableError, VolumeError
 from incomingd.wire.listing import stuck
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from incomingd.core.record import Record
     from incomingd.engine.engine import Engine
@@ -30,6 +33,9 @@ SAMPLE_INTERVAL_S: Final = 5.0
 """Shorter than an upload stays in memory after its last use: each change of a hand-over is seen once it is over."""
 READS_AT_ONCE: Final = 4
 RETRY_AFTER_S: Final = 30.0
+RECOUNT_S: Final = 10.0
+RECOUNT_RATIO: Final = 50.0
+"""Counting takes at most a fiftieth of the time."""
 RECENT_MAX: Final = 50_000
 """So many uploads of the first pass are remembered until what was under way when they were read has been told."""
 
@@ -37,8 +43,12 @@ RECENT_MAX: Final = 50_000
 class Census:
     """One for each process; :meth:`run` it beside the engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, guards: Callable[[str], bool] = lambda _: True) -> None:
         self._engine = engine
+        self._guards = guards
+        """Whether this instance looks after a group."""
+        self._tally: tuple[Counter[Status], int] = (Counter(), 0)
+        """Of a volume that is shared: uploads by status, and how many are stuck."""
         self._numbers: Counter[Status] = Counter()
         """Open and final uploads."""
         self._whole: dict[str, tuple[Status, bool]] = {}
@@ -66,6 +76,8 @@ class Census:
     @property
     def counts(self) -> Mapping[Status, int]:
         """How many uploads there are in each status, as far as they are counted."""
+        if self._engine.services.volume.shared:
+            return Counter({status: self._tally[0][status] for status in Status})
         self._sample()
         counts = Counter({status: self._numbers[status] for status in Status})
         counts.update(status for status, _ in self._whole.values())
@@ -74,12 +86,16 @@ class Census:
     @property
     def stuck(self) -> int:
         """How many files wait for somebody to have them delivered again."""
+        if self._engine.services.volume.shared:
+            return self._tally[1]
         self._sample()
         return sum(1 for _, given_up in self._whole.values() if given_up)
 
     async def run(self) -> None:
         """Count all uploads, then follow what changes, until cancelled."""
         clock = self._engine.services.clock
+        while self._engine.services.volume.shared:
+            await self._recount()
         while not self.complete:
             try:
                 await self.count()
@@ -90,6 +106,31 @@ class Census:
             await clock.sleep(SAMPLE_INTERVAL_S)
             self._recent.clear()
             self._sample()
+
+    # -- of a volume that is shared
+
+    async def _recount(self) -> None:
+        """Count what this instance looks after; then rest for much longer than that took."""
+        clock = self._engine.services.clock
+        began = clock.monotonic()
+        numbers: Counter[Status] = Counter()
+        stuck_ones = 0
+        try:
+            for group in await self._engine.services.volume.groups():
+                if not self._guards(group):
+                    continue
+                for upload_id in await self._engine.services.volume.ids_in(group):
+                    record = await self._read(upload_id)
+                    if record is not None:
+                        numbers[record.status] += 1
+                        stuck_ones += stuck(record)
+        except VolumeError as error:
+            log.error(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
+            await clock.sleep(RETRY_AFTER_S)
+            return
+        self._tally = (numbers, stuck_ones)
+        self.complete = True
+        await clock.sleep(max(RECOUNT_S, RECOUNT_RATIO * (clock.monotonic() - began)))
 
     # -- the first pass
 

@@ -248,8 +248,17 @@ class OwnedUpload:
         self.services.events.changed(record.upload_id)
         if self.services.volume.shared:
             if look:
-                await self.look()
+                await self._look_behind()
             self.services.rewritten(before, record)
+
+    async def _look_behind(self) -> None:
+        """Look when the record has been written."""
+        try:
+            await self.look()
+        except VolumeError:
+            # The record stands, but the caller draws no consequence from it: what else is in memory is as before.
+            self.superseded = True
+            raise
 
     async def claim(self, kind: ClaimKind) -> Record:
         """Claim the next epoch; return the record with it, for :meth:`write`.

@@ -179,3 +179,14 @@ def test_redis_lost_is_nobodys_loss(trouble: str, three: Fleet, app: App) -> Non
     wait_until(lambda: three.status(three[1])["state"] == "ready", "Redis is back", timeout_s=4 * LEASE_S)
     at(three, 1, other, content).run(piece_bytes=MiB)
     app.check_arrived(other["id"], content.sha256())
+
+
+def test_each_upload_is_counted_once_in_the_fleet(three: Fleet, app: App) -> None:
+    """Each instance counts what it looks after: the sum is what there is."""
+    for number in range(9):
+        Backend(three[number % 3], app).ticket()
+
+    def counted() -> int:
+        return sum(int(three.status(daemon)["uploads"]["open"]) for daemon in three.instances)
+
+    wait_until(lambda: counted() == 9, "all are counted", timeout_s=30)
