@@ -457,6 +457,8 @@ FLEET = f"peer: {{address: '127.0.0.1:9', keys: {TOKEN}}}"
         ("peer: {tls: {key: /etc/passwd}}", "peer.tls.key"),
         ("peer: {address: '0.0.0.0:9'}", "peer.address"),
         ("peer: {address: '127.0.0.1:4001'}", "peer.address"),
+        ("agent: {address: '127.0.0.1:4001'}", "agent.address"),
+        (f"{FLEET}\nagent: {{address: '127.0.0.1:9'}}", "agent.address"),
         ("peer: {advertised_address: '0.0.0.0:9'}", "peer.advertised_address"),
         (f"peer: {{keys: {TOKEN}}}\nregistry: {{url: 'redis://r'}}", "registry.url"),
         ("peer: {address: '127.0.0.1:9'}\nregistry: {url: 'redis://r'}", "registry.url"),
