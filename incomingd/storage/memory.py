@@ -168,6 +168,10 @@ class MemoryVolume:
         if self.disk.network:
             others = [each for each in self.unsynced if each is not file and each.synced < len(each.data)]
             self.unsynced = [*others, file]
+            for other in self.disk.holders:
+                if other is not self:
+                    # What it had written was synced before another one went on in the same file.
+                    other.unsynced = [each for each in other.unsynced if each is not file]
 
     @property
     def _durable(self) -> bool:
