@@ -93,9 +93,14 @@ async def _run(loaded: config.Loaded, arguments: Sequence[str]) -> int:
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[str] = loop.create_future()
 
+    daemon: Daemon | None = None
+
     def ask_to_stop(name: str) -> None:
         if not stop.done():
             stop.set_result(name)
+        elif daemon is not None:
+            # Somebody is impatient: what is left stays on the volume.
+            daemon.drain.hurry()
 
     daemon = Daemon(loaded.settings)
     try:

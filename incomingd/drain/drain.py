@@ -113,6 +113,8 @@ class Drain:
         self._callbacks_open = callbacks_open
         self.progressed = progressed
         self._task: asyncio.Task[None] | None = None
+        self._patience: asyncio.Future[None] | None = None
+        """Done when whoever waits shall wait no more."""
         self._uploads = 0
         self._parked = 0
         self._invited = 0
@@ -172,11 +174,18 @@ class Drain:
         self.progressed(self.progress)
 
     async def wait(self, within_s: float) -> bool:
-        """Return whether it is done, at the latest after *within_s*."""
+        """Return whether it is done, at the latest after *within_s* or when somebody is in a hurry."""
         if self._task is None:
             return True
-        await self._engine.services.clock.timeout(within_s, self._task)
+        self._patience = asyncio.get_running_loop().create_future()
+        self._task.add_done_callback(lambda _: self.hurry())
+        await self._engine.services.clock.timeout(within_s, self._patience)
         return self._task.done()
+
+    def hurry(self) -> None:
+        """Have nobody wait for it any longer."""
+        if self._patience is not None and not self._patience.done():
+            self._patience.set_result(None)
 
     # -- the steps
 
