@@ -66,7 +66,7 @@ class Client:
         fleet, truth = self.fleet, self.truth
 
         async def checked(process: Process) -> Resource:
-            floor = fleet.before(truth)
+            floor, whole = fleet.before(truth), truth.told_whole
             try:
                 resource = await work(process)
             except Refusal as refusal:
@@ -77,6 +77,9 @@ class Client:
                 raise
             fleet.tell(process, f"{what} {truth.name}: {resource.status.value} offset={resource.offset}")
             fleet.answered(process, truth, resource.offset, floor)
+            if whole and not resource.status.whole:
+                raise BrokenError(f"{truth.name}: was complete, and is open again")
+            truth.told_whole = truth.told_whole or resource.status.whole
             return resource
 
         try:

@@ -6,10 +6,13 @@ import random
 from collections.abc import Callable
 from typing import Final
 
+from incomingd.registry.store import Entry
+from incomingd.registry.values import Formats
 from incomingd.storage.memory_parts import Trouble
 from incomingd.storage.volume import VolumeError, VolumeFullError, VolumeUnavailableError
 from tests.simulation.fleet import Ambush, Fleet, Process
 from tests.simulation.processes import outside, outside_task
+from tests.simulation.truth import stored
 
 STEPS: Final = (
     "take", "look", "claim", "write", "sync", "measure", "standing", "open_segment", "read", "drop_bytes", "join",
@@ -41,6 +44,7 @@ class Faults:
             "wipe": self.wipe,
             "redis": self.redis,
             "fail-over": self.fail_over,
+            "ahead": self.ahead,
             "clock": self.clock,
             "full": self.full,
             "sick": self.sick,
@@ -117,6 +121,18 @@ class Faults:
 
         outside(self._for(10.0), fail_over)
 
+    def ahead(self) -> None:
+        """The registry tells of a tenure that never was, as an old backup may."""
+        if (process := self._any()) and self.fleet.truths:
+            upload_id = self.chance.choice(sorted(self.fleet.truths))
+            record = stored(self.fleet.disk, upload_id)
+            epoch = (record.epoch if record is not None else 0) + self.chance.randint(1, 4)
+            self.fleet.tell(None, f"the registry names {process.name} owner {epoch} of {self.fleet.name_of(upload_id)}")
+            self.fleet.redis.forged = True
+            value = Formats().ownership(process.identity, epoch, 1)
+            entry = Entry(upload_id, process.name, process.identity.start_id, epoch, value)
+            _ = outside_task(self.fleet.redis.forge(entry), "forgery")
+
     def clock(self) -> None:
         name, by_s = self.chance.choice(self.fleet.names), self.chance.choice([-7200.0, -30.0, 30.0, 7200.0])
         if abs(self.fleet.jumps.get(name, 0.0) + by_s) <= 7200.0:
@@ -185,6 +201,3 @@ class Faults:
         fleet.app.state, fleet.app.loses_answers = "done", 0.0
         for process in fleet.running.values():
             process.ambush = process.sick = None
-
-
-__all__ = ["STEPS", "Faults", "outside_task"]

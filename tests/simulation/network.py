@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +26,7 @@ from incomingd.registry.memory import MemoryStore
 from incomingd.registry.registry import RegistryUnavailableError, Trouble
 from incomingd.registry.store import Entry, Sighting
 from incomingd.storage.volume import VolumeError
-from tests.simulation.processes import HERE, outside, outside_task
+from tests.simulation.processes import HERE, outside
 from tests.simulation.truth import BrokenError
 
 if TYPE_CHECKING:
@@ -188,10 +189,19 @@ class Redis:
         self.state = "up"
         """``up``, ``down``, ``hung``."""
         self.loses_answers = 0.0
+        self.forged = False
         self._replica: dict[str, Any] | None = None
 
     def heal(self) -> None:
         self.state, self.loses_answers = "up", 0.0
+
+    async def forge(self, entry: Entry) -> None:
+        """Have an ownership stand there that nobody has told."""
+        _ = await self.store.publish([entry])
+
+    def owners(self) -> dict[str, str]:
+        """Return upload id -> start id of who is published as its owner."""
+        return {each: str(json.loads(value)["start_id"]) for each, (value, _) in self.store._owners.items()}
 
     def stop_replicating(self) -> None:
         """From now on the replica gets nothing."""
@@ -265,6 +275,3 @@ class SimStore:
 
     async def close(self) -> None:
         assert HERE.get() is not None
-
-
-__all__ = ["Network", "Redis", "SimPeers", "SimStore", "outside_task"]

@@ -13,6 +13,7 @@ line for line. Blocks stand apart by empty lines; ``#`` begins a remark.
 ``… &``                                 go on without its answer; ``answer A`` tells it
 ``hold A at STEP [NUMBER]``             freeze the whole process at its call of the disk
 ``hold A after STEP [NUMBER]``          the same, when it is done, but nobody has heard of it
+``fail A at STEP [NUMBER]``             that call of its fails
 ``freeze A``, ``thaw A``, ``kill A``, ``start A``, ``drain A``, ``undrain A``
 ``cut A B``, ``heal``                   they do not reach each other
 ``recall A u EPOCH by B``               an old message arrives
@@ -33,6 +34,7 @@ from incomingd.core.commands import Append, Creation, Resource
 from incomingd.core.errors import Refusal
 from incomingd.core.peering import Recall
 from incomingd.engine.appending import AppendReport
+from incomingd.storage.memory_parts import Trouble
 from tests.engine.world import Feed, new_terms
 from tests.simulation.fleet import Ambush, Fleet, NoAnswerError, Process
 from tests.simulation.processes import OUTSIDE, ProcessLoop, outside_task
@@ -208,6 +210,20 @@ class _Runner:
 
     async def _do_hold(self, name: str, when: str, step: str, count: str = "1") -> None:
         self.fleet.running[name].ambush = Ambush(step, int(count), when == "after", None)
+
+    async def _do_fail(self, name: str, _: str, step: str, count: str = "1") -> None:
+        process = self.fleet.running[name]
+        left = int(count)
+
+        def befalls(call: str) -> Trouble | None:
+            nonlocal left
+            left -= call == step
+            if left > 0 or call != step:
+                return None
+            process.sick = None
+            return Trouble()
+
+        process.sick = befalls
 
     async def _do_freeze(self, name: str) -> None:
         self.fleet.running[name].freeze()

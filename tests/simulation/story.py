@@ -312,5 +312,19 @@ class _Run:
             seen = {each.identity.name for each in process.registry.instances}
             if missing := {each.name for each in running} - seen:
                 raise BrokenError(f"{process.run} does not see {sorted(missing)}")
+            self._check_published(process)
             if process.engine.state.draining and process.engine.state.phase is not Phase.DRAINED:
                 raise BrokenError(f"{process.run} drains, and does not come to an end: {process.drain.progress}")
+
+    def _check_published(self, process: Process) -> None:
+        fleet = self.fleet
+        if fleet.redis.forged:
+            # What stands there with a higher number is left there.
+            return
+        entries = fleet.redis.owners()
+        for upload in process.engine.live:
+            lasts = asyncio.get_running_loop().time() - upload.used_at > 5.0
+            if upload.superseded or upload.record.status.final or not lasts:
+                continue
+            if entries.get(upload.id) != process.identity.start_id:
+                raise BrokenError(f"{process.run} owns {fleet.name_of(upload.id)}, and the registry does not know it")

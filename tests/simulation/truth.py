@@ -93,7 +93,8 @@ class Truth:
     """The file as the web app took it."""
     may_end: set[str] = field(default_factory=set)
     """Statuses to which somebody may have brought it."""
-    moves: int = 0
+    told_whole: bool = False
+    """Somebody was told that all bytes are in."""
 
     def ink(self, offset: int, size: int) -> Attempt:
         """Return the next bytes that the client sends."""
@@ -128,7 +129,7 @@ class Truth:
         if data is not None:
             if len(data) < offset:
                 raise BrokenError(f"{self.name}: {offset} is told, and {len(data)} bytes are there")
-            self.check_bytes(beginning, data[:offset])
+            self.check_bytes(beginning, data[: max(offset, len(kept.data))])
             if offset > len(kept.data):
                 kept.data = data[:offset]
         kept.offset = max(kept.offset, offset)
