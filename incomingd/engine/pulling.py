@@ -199,10 +199,17 @@ async def _measured(record: Record, upload: OwnedUpload, before: Record, *, calm
         offset = await services.volume.measure(before, content)
         lost = lost or offset < content.noted_offset
         upload.offsets[part] = offset
-        if calm and (record.boot_id != services.boot_id or content.unverified_from is not None):
-            # The record that follows does not tell these bytes from good ones.
-            await services.volume.cut_back(record.upload_id, content, offset)
-        found = content if calm else _contested(content, offset)
+        behind = content.unverified_from is not None or record.boot_id != services.boot_id
+        if services.volume.shared:
+            # Whoever looked at it before, and was held up since, must find nothing that it could still cut: what lies
+            # behind the offset stays, and is left out. Behind a parked one there is nothing.
+            alone = calm and not (behind and before.owner is not None) and content.unverified_from is None
+            found = content if alone else _contested(content, offset)
+        else:
+            if behind:
+                # The record that follows does not tell these bytes from good ones.
+                await services.volume.cut_back(record.upload_id, content, offset)
+            found = content
         record = record.with_target(part, _to_go_on(part, record, found, offset, services.volume.id))
     return record, lost
 
