@@ -1,7 +1,7 @@
 # The commands of this project; each sets up what it needs first (see scripts/setup).
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak lint fmt clean setup
+.PHONY: help run fleet test soak lint fmt clean setup
 
 help: ## show this list
 	@echo "make …"
@@ -9,7 +9,11 @@ help: ## show this list
 
 run: ## start the daemon and the example web app; prints the URL to open
 	@scripts/setup run
-	@exec .venv/bin/python scripts/run.py
+	@exec .venv/bin/python -m scripts.run
+
+fleet: ## Redis, HAProxy, three instances and the example web app; prints what to open and type
+	@scripts/setup fleet
+	@exec .venv/bin/python -m scripts.fleet
 
 test: ## lint, types, import rule and all tests (a few minutes)
 	@scripts/setup test

@@ -20,7 +20,7 @@ from tests.support.machine import ROOT
 def start(folder: Path) -> tuple[subprocess.Popen[str], str]:
     """Start what `make run` starts; return the process and the URL that it says."""
     process = subprocess.Popen(
-        [sys.executable, "scripts/run.py", str(folder)],
+        [sys.executable, "-m", "scripts.run", str(folder)],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
