@@ -134,30 +134,34 @@ async def test_while_it_is_frozen_questions_end_and_the_loop_goes_on(
         record = await owned_upload(volume)
         segment = await volume.open_segment(new_id(), "bytes.1", create=True, size=0, sync=True)
         host.freeze()
-        write = asyncio.ensure_future(volume.write(dataclasses.replace(record, expires_at=9.0), sync=True))
-        append = asyncio.ensure_future(fill(segment, b"abc"))
-        ticks = 0
+        try:
+            write = asyncio.ensure_future(volume.write(dataclasses.replace(record, expires_at=9.0), sync=True))
+            append = asyncio.ensure_future(fill(segment, b"abc"))
+            ticks = 0
 
-        async def tick() -> None:
-            nonlocal ticks
-            while True:
-                await asyncio.sleep(0)
-                ticks += 1
+            async def tick() -> None:
+                nonlocal ticks
+                while True:
+                    await asyncio.sleep(0)
+                    ticks += 1
 
-        ticking = asyncio.ensure_future(tick())
-        # More of them than there are threads.
-        for _ in range(3):
-            questions = [
-                volume.look(new_id(), 1), volume.standing(new_id()), volume.read(new_id()), volume.gone(TWO),
-                volume.has_room(1), volume.find_key("key"), volume.stamps(), volume.measure(record, record.content),
-            ]  # fmt: skip
-            answers = await asyncio.gather(*questions, return_exceptions=True)
-            assert {type(answer) for answer in answers} == {VolumeUnavailableError}
-            assert all("no answer within 0.2 s" in str(answer) for answer in answers)
-        assert ticks > 100
-        assert not write.done()
-        assert not append.done()
-        host.thaw()
+            ticking = asyncio.ensure_future(tick())
+            # More of them than there are threads.
+            for _ in range(3):
+                questions = [
+                    volume.look(new_id(), 1), volume.standing(new_id()), volume.read(new_id()), volume.gone(TWO),
+                    volume.has_room(1), volume.find_key("key"), volume.stamps(),
+                    volume.measure(record, record.content),
+                ]  # fmt: skip
+                async with asyncio.timeout(30):
+                    answers = await asyncio.gather(*questions, return_exceptions=True)
+                assert {type(answer) for answer in answers} == {VolumeUnavailableError}
+                assert all("no answer within 0.2 s" in str(answer) for answer in answers)
+            assert ticks > 100
+            assert not write.done()
+            assert not append.done()
+        finally:
+            host.thaw()
         await asyncio.gather(write, append)
         ticking.cancel()
         await segment.close()
