@@ -9,6 +9,7 @@ from incomingd.core.errors import Code, Refusal
 from incomingd.core.status import Status
 from incomingd.engine import ending
 from incomingd.engine.turns import OpenAppend
+from incomingd.engine.writing_out import WrittenOut
 from incomingd.storage import checksums
 from incomingd.storage.body import BodyCutError, CutReason
 from incomingd.storage.volume import VolumeError, VolumeFullError
@@ -234,6 +235,7 @@ async def _take_and_settle(
     digest = checksums.running(wanted.checksum.algorithm) if wanted.checksum else None
     refusal: Refusal | None = None
     room = _room(upload, part, wanted.offset)
+    body = WrittenOut(under_way.body, upload, part)
 
     def on_kept(size: int) -> None:
         under_way.taken = size - before
@@ -241,7 +243,7 @@ async def _take_and_settle(
         upload.touch()
 
     try:
-        taken = await segment.take(under_way.body, room=room, on_kept=on_kept, see=digest.update if digest else None)
+        taken = await segment.take(body, room=room, on_kept=on_kept, see=digest.update if digest else None)
         report.ended_by = "complete"
         if taken.overflow:
             report.ended_by = "length"
@@ -254,6 +256,7 @@ async def _take_and_settle(
         upload.services.health.failed(error)
         full = isinstance(error, VolumeFullError)
         refusal = Refusal(Code.STORAGE_FULL if full else Code.STORAGE_UNAVAILABLE)
+    await body.rest()
     expected = _expected(wanted, refusal)
     if isinstance(expected, Refusal) or (refusal is not None and wanted.checksum):
         report.ended_by = report.ended_by if refusal else "checksum"
