@@ -621,7 +621,7 @@ a line of nonsense
     "path, kind, network",
     [
         ("/", "ext4", False),
-        ("/home/data", "ext4", False),
+        ("/var/data", "ext4", False),
         ("/srv", "nfs4", True),
         ("/srv/data/deep", "nfs4", True),
         ("/srv/with space\\/data", "xfs", False),
