@@ -215,7 +215,7 @@ async def test_of_claims_that_processes_race_for_each_has_one_winner(root: Path)
     alone = open_directory(root)
     await alone.create(new_record())
     await alone.close()
-    epochs = 200
+    epochs = 120
     with contextlib.ExitStack() as stack:
         racers = [stack.enter_context(process(RACE, str(root), f"run-{n}", new_id(), str(epochs))) for n in range(4)]
         assert [line_of(racer) for racer in racers] == ["ready\n"] * 4

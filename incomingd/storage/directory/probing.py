@@ -19,6 +19,7 @@ from incomingd.storage.directory.files import create_fresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Executor
     from pathlib import Path
 
 RACERS: Final = 4
@@ -43,9 +44,10 @@ def probe(directory: Path) -> None:
         _look_after_making(directory)
         _replace(directory)
         _locks(directory)
-        for number in range(ROUNDS):
-            _race(directory, number, _linked)
-            _race(directory, number, _opened)
+        with ThreadPoolExecutor(RACERS, thread_name_prefix="probe") as pool:
+            for number in range(ROUNDS):
+                _race(pool, directory, number, _linked)
+                _race(pool, directory, number, _opened)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -110,7 +112,7 @@ def _locks(directory: Path) -> None:
                 raise UnfitError("it gives one lock to two")
 
 
-def _race(directory: Path, number: int, make: Callable[[Path, Path, bytes], bool]) -> None:
+def _race(pool: Executor, directory: Path, number: int, make: Callable[[Path, Path, bytes], bool]) -> None:
     """Of all that make one name at the same time, one succeeds, and all see that one's file."""
     name = directory / f"{make.__name__}-{number}"
     start = threading.Barrier(RACERS, timeout=_ANSWER_S)
@@ -120,8 +122,7 @@ def _race(directory: Path, number: int, make: Callable[[Path, Path, bytes], bool
         start.wait()
         return make(name, mine, b"%d" % racer)
 
-    with ThreadPoolExecutor(RACERS, thread_name_prefix="probe") as pool:
-        won = [racer for racer, first in enumerate(pool.map(run, range(RACERS))) if first]
+    won = [racer for racer, first in enumerate(pool.map(run, range(RACERS))) if first]
     if len(won) != 1:
         msg = f"of {RACERS} that made one file at the same time, {len(won)} were told that they were first"
         raise UnfitError(msg)
