@@ -1,32 +1,32 @@
 """Records and claims as JSON: what stands on the volume.
 
-The format carries a version. A program reads the version that it writes and
-the one before; what it does not know in a record of its own version it refuses,
-since leaving a field out would be losing it at the next write. So it does with
+Each says its format (:mod:`incomingd.core.formats`). What a program does not
+know in one of a format that it reads it refuses, since leaving a field out
+would be losing it at the next write. So it does with
 what is missing or of another kind than it should be: a record that is believed
 although it is damaged does more harm than one that is not.
+
+Format 1 leaves ``contested`` out of a range where it is false, and says nothing
+by an empty text: no address, no question. In format 2 ``contested`` always
+stands there, and nothing is ``null``.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Final, Union, get_args, get_origin, get_type_hints
 
+from incomingd.core.formats import FORMAT, PRESENT, Known
 from incomingd.core.record import Record
 from incomingd.core.tenure import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-FORMAT: Final = 2
-"""Version of the record's format; this program reads the one before it, too."""
-CLAIM_FORMAT: Final = 1
-"""Version of a claim's format."""
 
 _AS_IT_IS: Final = json.JSONEncoder(ensure_ascii=False)
 _ASCII: Final = json.JSONEncoder()
@@ -37,24 +37,17 @@ class RecordFormatError(Exception):
 
 
 def encode(record: Record, *, version: int = FORMAT) -> bytes:
-    """Return *record* as JSON that a person can read: a line for each field.
-
-    Args:
-        record: to be written.
-        version: of the format: the present one, or the one before it, for
-            programs that know no newer one.
-    """
-    assert version in (FORMAT, FORMAT - 1), version
+    """Return *record* as JSON that a person can read, in format *version*: a line for each field."""
     document = _to_json(Record)(record)
-    if version < FORMAT:
-        for part in _ranges(document):
-            del part["contested"]
+    _RECORDS[version].write(document)
     return _encode({"format": version, **document})
 
 
-def encode_claim(claim: Claim) -> bytes:
-    """Return *claim* as JSON that a person can read: a line for each field."""
-    return _encode({"format": CLAIM_FORMAT, **_to_json(Claim)(claim)})
+def encode_claim(claim: Claim, *, version: int = FORMAT) -> bytes:
+    """Return *claim* as JSON that a person can read, in format *version*: a line for each field."""
+    document = _to_json(Claim)(claim)
+    _CLAIMS[version].write(document)
+    return _encode({"format": version, **document})
 
 
 def _encode(document: dict[str, Any]) -> bytes:
@@ -72,39 +65,35 @@ def _lines(document: dict[str, Any], encoder: json.JSONEncoder) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def decode(data: bytes) -> Record:
+def decode(data: bytes, *, known: Known = PRESENT) -> Record:
     """Return the record that *data* holds.
 
     Raises:
-        RecordFormatError: the bytes are no record of a known format.
+        RecordFormatError: the bytes are no record of a *known* format.
     """
-    record = _decode(Record, "record", FORMAT, data, former=_from_format_1)
+    record = _decode(Record, "record", _RECORDS, data, known)
     assert isinstance(record, Record)
     return record
 
 
-def decode_claim(data: bytes) -> Claim:
+def decode_claim(data: bytes, *, known: Known = PRESENT) -> Claim:
     """Return the claim that *data* holds.
 
     Raises:
-        RecordFormatError: the bytes are no claim of a known format.
+        RecordFormatError: the bytes are no claim of a *known* format.
     """
-    claim = _decode(Claim, "claim", CLAIM_FORMAT, data)
+    claim = _decode(Claim, "claim", _CLAIMS, data, known)
     assert isinstance(claim, Claim)
     return claim
 
 
-def _decode(
-    kind: type, what: str, known_version: int, data: bytes, *, former: Callable[[Any], None] | None = None
-) -> object:
+def _decode(kind: type, what: str, spellings: dict[int, _Spelling], data: bytes, known: Known) -> object:
     found = None
     try:
         document = json.loads(data)
         version = document.pop("format")
-        if former is not None and version == known_version - 1:
-            former(document)
-            version = known_version
-        if version == known_version:
+        if version in known:
+            spellings[version].read(document)
             found = _from_json(kind)(document)
     except RecursionError as error:
         msg = f"no readable {what}: nested too deeply"
@@ -113,22 +102,117 @@ def _decode(
         msg = f"no readable {what}: {type(error).__name__}: {error}"
         raise RecordFormatError(msg) from error
     if found is None:
-        msg = f"{what} format {version!r}; this program reads format {known_version}"
+        msg = f"{what} format {version!r}; this program reads {known}"
         raise RecordFormatError(msg)
     return found
 
 
-def _from_format_1(document: Any) -> None:
-    """Make of a record as it was before instances shared volumes one of the present format: no range was contested."""
-    for part in _ranges(document):
-        if "contested" in part:
-            raise ValueError("contested, in a record of format 1")
-        part["contested"] = False
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """In which format a volume's records and claims are written, and which are read."""
+
+    known: Known = PRESENT
+    spoken: Callable[[], int] = lambda: FORMAT
+    """Asked at each write, from any thread."""
+
+    def encode(self, record: Record) -> bytes:
+        """Return *record* in the format that is written now."""
+        return encode(record, version=self.spoken())
+
+    def encode_claim(self, claim: Claim) -> bytes:
+        """Return *claim* in the format that is written now."""
+        return encode_claim(claim, version=self.spoken())
+
+    def decode(self, data: bytes) -> Record:
+        """Return a record; see :func:`decode`."""
+        return decode(data, known=self.known)
+
+    def decode_claim(self, data: bytes) -> Claim:
+        """Return a claim; see :func:`decode_claim`."""
+        return decode_claim(data, known=self.known)
 
 
-def _ranges(document: Any) -> list[dict[str, Any]]:
-    contents = [document["content"], *document["parts"].values()]
+NEWEST: Final = Formats()
+"""For who is alone: nobody else has to read it."""
+
+
+# -- what the formats spell otherwise; all of it changes a document as the dataclasses make it
+
+
+@dataclass(frozen=True, slots=True)
+class _Spelling:
+    write: Callable[[dict[str, Any]], None]
+    read: Callable[[dict[str, Any]], None]
+
+
+def _ranges(record: dict[str, Any]) -> list[dict[str, Any]]:
+    contents = [record["content"], *record["parts"].values()]
     return [part for content in contents for part in content["map"]]
+
+
+def _without_uncontested(record: dict[str, Any]) -> None:
+    for part in _ranges(record):
+        if not part["contested"]:
+            del part["contested"]
+
+
+def _with_uncontested(record: dict[str, Any]) -> None:
+    for part in _ranges(record):
+        if "contested" in part and part["contested"] is not True:
+            raise ValueError("contested: format 1 says it only where it is true")
+        part.setdefault("contested", False)
+
+
+def _owner_to_null(document: dict[str, Any]) -> None:
+    if document["owner"] is not None:
+        to_null(document["owner"], "address")
+
+
+def _owner_from_null(document: dict[str, Any]) -> None:
+    if document["owner"] is not None:
+        from_null(document["owner"], "address")
+
+
+def _claim_to_null(claim: dict[str, Any]) -> None:
+    _owner_to_null(claim)
+    to_null(claim, "question")
+
+
+def _claim_from_null(claim: dict[str, Any]) -> None:
+    _owner_from_null(claim)
+    from_null(claim, "question")
+
+
+def to_null(document: dict[str, Any], name: str) -> None:
+    """Have a field of format 2 say nothing by ``null``, where the program means an empty text."""
+    document[name] = document[name] or None
+
+
+def from_null(document: dict[str, Any], name: str) -> None:
+    """Undo :func:`to_null`.
+
+    Raises:
+        ValueError: an empty text: nothing is written in one way only.
+        KeyError: there is no such field.
+    """
+    if document[name] == "":
+        raise ValueError(f"{name}: an empty text")
+    if document[name] is None:
+        document[name] = ""
+
+
+def _as_the_program_has_it(document: dict[str, Any]) -> None:
+    """Change nothing."""
+
+
+_RECORDS: Final = {
+    1: _Spelling(_without_uncontested, _with_uncontested),
+    2: _Spelling(_owner_to_null, _owner_from_null),
+}
+_CLAIMS: Final = {
+    1: _Spelling(_as_the_program_has_it, _as_the_program_has_it),
+    2: _Spelling(_claim_to_null, _claim_from_null),
+}
 
 
 # Both directions follow the types of the dataclasses. What is to be done for a

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from incomingd.core.record import Record
     from incomingd.core.tenure import Claim, Identity
-
-FORMAT: Final = 1
-"""Of the messages; see ``core/ring.py``, :func:`incomingd.core.ring.format_spoken`."""
 
 
 @dataclass(frozen=True, slots=True)

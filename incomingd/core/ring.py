@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from incomingd.core.formats import FORMAT
 from incomingd.core.tenure import Identity
 
 
@@ -27,7 +28,7 @@ class Instance:
     """It gives its uploads away and takes none."""
     full: bool = False
     """It has no room for further bytes."""
-    format: int = 1
+    format: int = FORMAT
     """The newest format of records, registry values and peer messages that it reads; it reads the one before it too."""
     version: str = ""
     """Of the program."""
@@ -94,13 +95,3 @@ def successor(
     """
     best = takers(upload_id, instances, volume_id=volume_id, without=without)
     return best[0] if best and volume_id in best[0].volumes else None
-
-
-def format_spoken(own: int, instances: Iterable[Instance]) -> int:
-    """Return the format to write in: one's own, or the one before it while somebody alive reads no newer one.
-
-    Args:
-        own: the newest format that this program writes.
-        instances: those with live leases.
-    """
-    return own - 1 if any(each.format < own for each in instances) else own

@@ -15,9 +15,8 @@ from tornado.web import Application
 from incomingd import __version__, admin, backend_api
 from incomingd import log as logging_setup
 from incomingd.clock import SystemClock
-from incomingd.core import ids
-from incomingd.core.peering import FORMAT
-from incomingd.core.ring import format_spoken
+from incomingd.core import codec, ids
+from incomingd.core.formats import PRESENT, Known
 from incomingd.core.tenure import Identity
 from incomingd.daemon import fleet, options
 from incomingd.daemon.agent import AgentListener
@@ -45,6 +44,7 @@ from incomingd.storage.directory import DirectoryOptions, DirectoryVolume
 from incomingd.web.exchange import ExchangeOptions
 from incomingd.web.handler import JSON_BYTES_MAX, UnknownPathHandler, log_nothing
 from incomingd.web.proxies import TrustedPeers
+from incomingd.wire.peer import Formats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,8 +67,9 @@ BODY_BYTES: Final = {
 class Daemon:
     """Made from settings; :meth:`start`, then :meth:`stop`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, known: Known = PRESENT) -> None:
         self.settings = settings
+        self.known = known
         self.started_at = time.monotonic()
         self.notifier = Notifier.from_environment(os.environ)
         self._tasks: list[asyncio.Task[None]] = []
@@ -78,15 +79,18 @@ class Daemon:
         self.identity = Identity(
             name=settings.instance, start_id=f"{self.clock.random_bits(128):032x}", address=settings.peer.url
         )
-        self.volume = _open_volume(settings, self.clock, self.identity)
-        self.registry = fleet.make_registry(settings, self.clock, self.identity, self.volume.id)
+        self.volume = _open_volume(
+            settings, self.clock, self.identity, codec.Formats(known, lambda: self.format_spoken)
+        )
+        self.registry = fleet.make_registry(settings, self.clock, self.identity, self.volume.id, known)
         self.peers = None
         if settings.peer.listens:
             self.peers = HttpPeers(
                 self.clock,
                 fleet.peers_options(settings),
                 tls=tls_context(settings.peer.tls.ca),
-                format_spoken=lambda: format_spoken(FORMAT, self.registry.instances),
+                format_spoken=lambda: self.format_spoken,
+                formats=Formats(known),
             )
         self.engine = Engine(
             Services(
@@ -108,7 +112,7 @@ class Daemon:
         )
         self.metrics = Metrics(version=__version__, instance=settings.instance)
         self.handover = Handover(self.engine, self.caller, options.handover_options(settings), self.metrics)
-        self.registry_watch = fleet.RegistryWatch(self.engine)
+        self.registry_watch = fleet.RegistryWatch(self.engine, known)
         self.drain = Drain(
             self.engine,
             options.drain_options(settings),
@@ -133,6 +137,7 @@ class Daemon:
             start_id=self.identity.start_id,
             keys=options.peer_keys_of(settings),
             clock=self.clock,
+            formats=Formats(known),
         )
         self.trusted = TrustedPeers(settings.public.trusted_proxies, setting="public.trusted_proxies")
         self.exchange_options = ExchangeOptions(
@@ -144,6 +149,11 @@ class Daemon:
         self.uploads = UploadResource(
             self.engine, self.exchange_options, options.upload_options(settings), self.metrics
         )
+
+    @property
+    def format_spoken(self) -> int:
+        """The format of whatever others read, as it is written now."""
+        return self.known.spoken(self.registry.instances, settled=self.registry.settled)
 
     def _reload(self) -> Changes:
         assert self.reload is not None, "a daemon is reloaded by whoever loaded its settings"
@@ -348,7 +358,7 @@ class Daemon:
             await asyncio.sleep(0.02)
 
 
-def _open_volume(settings: Settings, clock: SystemClock, identity: Identity) -> DirectoryVolume:
+def _open_volume(settings: Settings, clock: SystemClock, identity: Identity, formats: codec.Formats) -> DirectoryVolume:
     began = time.monotonic()
     volume = DirectoryVolume.open(
         settings.data_dir,
@@ -363,6 +373,7 @@ def _open_volume(settings: Settings, clock: SystemClock, identity: Identity) -> 
         ),
         shared=fleet.is_fleet(settings),
         start_id=identity.start_id,
+        formats=formats,
     )
     log.info(
         events.VOLUME_OPENED,

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from incomingd import __version__
+from incomingd.core.formats import PRESENT, Known
 from incomingd.core.ring import Instance
 from incomingd.daemon.options import peer_keys_of
 from incomingd.engine import listing
@@ -23,6 +24,7 @@ from incomingd.registry.registry import (
     NameShared,
     ValueUnreadable,
 )
+from incomingd.registry.values import Formats
 from incomingd.wire.listing import parse_query
 from incomingd.wire.upload import upload_document
 
@@ -43,13 +45,28 @@ def is_fleet(settings: Settings) -> bool:
     return settings.registry.url.target is not None
 
 
-def make_registry(settings: Settings, clock: Clock, identity: Identity, volume_id: str) -> Registry:
-    """Return the registry that is configured; it is not started yet."""
+def make_registry(settings: Settings, clock: Clock, identity: Identity, volume_id: str, known: Known) -> Registry:
+    """Return the registry that is configured; it is not started yet.
+
+    Args:
+        settings: see there.
+        clock: of this process.
+        identity: of this run.
+        volume_id: of the volume that it reaches.
+        known: the formats that it reads and writes.
+    """
     target = settings.registry.url.target
     if target is None:
         return MemoryRegistry(identity)
-    instance = Instance(identity, started_at=time.time(), volumes=frozenset({volume_id}), version=__version__)
-    return FleetRegistry(RedisStore(target, clock), clock, instance, lease_s=settings.registry.lease_s)
+    instance = Instance(
+        identity,
+        started_at=time.time(),
+        volumes=frozenset({volume_id}),
+        format=known.newest,
+        version=__version__,
+    )
+    store = RedisStore(target, clock)
+    return FleetRegistry(store, clock, instance, lease_s=settings.registry.lease_s, formats=Formats(known))
 
 
 def peers_options(settings: Settings) -> PeersOptions:
@@ -105,8 +122,10 @@ class PeerSide:
 class RegistryWatch:
     """Hears what the registry tells by itself: for the log, for the instance's state, for the engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, known: Known = PRESENT) -> None:
         self._engine = engine
+        self._known = known
+        self._format = known.newest
         self._taking = False
         self._generation = ""
         engine.services.registry.watch(self._heard)
@@ -130,6 +149,7 @@ class RegistryWatch:
                 gone=[each.identity.name for each in event.gone],
                 count=len(event.instances),
             )
+            self._speak_for(event.instances)
         elif isinstance(event, NameShared):
             log.error(events.REGISTRY_NAME_SHARED, peer=event.other.start_id)
         elif isinstance(event, ValueUnreadable):
@@ -137,6 +157,14 @@ class RegistryWatch:
         elif isinstance(event, InvitationsWaiting) and not self._taking:
             self._taking = True
             _ = self._engine.services.clock.spawn(self._take(), name="invitations")
+
+    def _speak_for(self, instances: tuple[Instance, ...]) -> None:
+        """Take note of the format that all of them read; what is in use is written again where that is the former."""
+        before, self._format = self._format, self._known.spoken(instances, settled=True)
+        if self._format != before:
+            log.info(events.FORMAT_CHANGED, format=self._format)
+        if self._format < before:
+            _ = self._engine.services.clock.spawn(self._engine.keeper.write_again(), name="write again")
 
     async def _take(self) -> None:
         try:

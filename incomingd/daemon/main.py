@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from incomingd import __version__, config
 from incomingd import log as logging_setup
+from incomingd.core import formats
 from incomingd.daemon.daemon import Daemon
 from incomingd.daemon.listeners import ListenError
 from incomingd.daemon.options import secrets_of
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"incomingd {__version__}\n")
             return 0
         loaded = config.load(arguments, os.environ)
-    except config.ConfigError as error:
+        known = formats.known_by(os.environ)
+    except (config.ConfigError, ValueError) as error:
         sys.stderr.write(f"incomingd: {error}\n")
         return EXIT_CONFIG
     if line.print_config:
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     log_warnings(loaded)
     try:
-        return asyncio.run(_run(loaded, arguments))
+        return asyncio.run(_run(loaded, arguments, known))
     except (ListenError, VolumeError) as error:
         log.error(events.DAEMON_START_FAILED, reason=str(error))
         return EXIT_FAILED
@@ -89,7 +91,7 @@ def _raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _run(loaded: config.Loaded, arguments: Sequence[str]) -> int:
+async def _run(loaded: config.Loaded, arguments: Sequence[str], known: formats.Known) -> int:
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[str] = loop.create_future()
 
@@ -102,7 +104,7 @@ async def _run(loaded: config.Loaded, arguments: Sequence[str]) -> int:
             # Somebody is impatient: what is left stays on the volume.
             daemon.drain.hurry()
 
-    daemon = Daemon(loaded.settings)
+    daemon = Daemon(loaded.settings, known)
     try:
         daemon.bind()
     except ListenError:

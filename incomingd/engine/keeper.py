@@ -259,10 +259,9 @@ class Keeper:
             for part in (*dict(upload.record.parts), None):
                 if ending.reached(upload, part):
                     await ending.complete_target(upload, part)
-        if upload.record.status is Status.COMPLETE and not upload.record.joined:
-            # Whoever asked for it, the file must come to be: the first pass
-            # leaves out what is in use already.
-            ending.start_joining(upload)
+        # Whoever asked for it, the file must come to be and be handed over: the first pass leaves out what is in use
+        # already, and others leave it to its owner.
+        ending.resume(upload, self.services)
         backfill.start(upload)
         return upload
 
@@ -341,6 +340,14 @@ class Keeper:
         self._drop(upload)
         self.services.events.tell_move(Move.PARKED, reason.value)
         log.info(events.UPLOAD_PARKED, upload_id=upload.id, offset=upload.offsets.get(None, 0), reason=reason.value)
+
+    async def write_again(self) -> None:
+        """Write the records of all uploads in memory once more: somebody has come who cannot read them as they are."""
+        for upload in self.live:
+            with contextlib.suppress(Refusal, VolumeError):
+                async with upload.guard:
+                    # Whoever was given up or superseded meanwhile is not written.
+                    await upload.write(upload.record, sync=False)
 
     def disown(self, upload_id: str) -> None:
         """Forget that an upload at rest was owned: it is gone, or another instance has it."""

@@ -62,6 +62,7 @@ FIELDS: Final = MappingProxyType(
         "came": Field("Names of instances that were not there before."),
         "count": Field("How many there are now."),
         "epoch": Field("The number of the claim by which the tenure in question began."),
+        "format": Field("The number of the format of records, registry values and peer messages."),
         "gone": Field("Names of instances that are not there any more."),
         "invited": Field("How many uploads another instance was asked to look after."),
         "kind": Field("What it is."),
@@ -267,6 +268,12 @@ REGISTRY_NAME_SHARED: Final = _event(
     "peer",
 )
 RING_CHANGED: Final = _event("ring.changed", "info", "Instances have come or gone.", "came gone count")
+FORMAT_CHANGED: Final = _event(
+    "format.changed",
+    "info",
+    "What others read is written in another format from now on: the former one while somebody reads no newer.",
+    "format",
+)
 UPLOAD_GIVEN: Final = _event(
     "upload.given",
     "info",

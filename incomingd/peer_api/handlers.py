@@ -49,7 +49,7 @@ class PeerHandler(JsonHandler):
     def initialize(self, api: PeerApi) -> None:
         """Take what the daemon has put together."""
         self.api = api
-        self._version = api.formats.oldest
+        self._version = api.formats.known.oldest
 
     async def post(self, name: str) -> None:
         """Answer."""

@@ -97,7 +97,7 @@ class HttpPeers:
         self.formats = formats or Formats()
         self.clock = clock
         self.connections = Connections(clock, tls)
-        self._format_spoken = format_spoken or (lambda: self.formats.newest)
+        self._format_spoken = format_spoken or (lambda: self.formats.known.newest)
 
     def apply(self, options: PeersOptions, tls: ssl.SSLContext) -> None:
         """Work with other options from now on; calls that are under way end as they began."""
@@ -199,7 +199,7 @@ class HttpPeers:
                 raise
 
     async def _send(self, connection: Connection, url: str, peer: Identity, message: Message) -> _Call:
-        body = self.formats.call(message, max(self._format_spoken(), self.formats.oldest))
+        body = self.formats.call(message, self._format_spoken())
         # A key that is changed meanwhile still fits the answer.
         key = self.options.keys[0]
         envelope = signing.new_envelope(

@@ -102,6 +102,8 @@ class FleetRegistry:
         self._others: tuple[Instance, ...] = ()
         self._namesakes: dict[Identity, float] = {}
         """Other runs under this name, and when each was first seen; infinite once told."""
+        self._foretold: int | None = None
+        """The format that all others read, when they were last looked at."""
         # Oldest publication first.
         self._mine: OrderedDict[str, _Held] = OrderedDict()
         self._releases: OrderedDict[str, int] = OrderedDict()
@@ -332,6 +334,7 @@ class FleetRegistry:
         # Until the leases have been read, what was seen before still is what was seen.
         if lost or before is None or before.stamp != seen.stamp or self._trouble is not None:
             self._look_around(await self._store.leases())
+            self._say_it_for_all()
         self._seen = seen
         if self._trouble is not None:
             self._trouble = None
@@ -354,6 +357,15 @@ class FleetRegistry:
                     gone=tuple(each for each in before if each.identity not in now),
                 )
             )
+
+    def _say_it_for_all(self) -> None:
+        """Where somebody has come who reads the former format only: write again what he cannot read, and soon."""
+        before, now = self._foretold, self._formats.spoken(self._others, settled=True)
+        self._foretold = now
+        if before is not None and now < before:
+            for held in self._mine.values():
+                held.told_at = None
+            self._ring()
 
     async def _publish_due(self) -> None:
         """Publish what has not been since it was lost, and again what would lapse."""
@@ -443,7 +455,7 @@ class FleetRegistry:
             except UnreadableValueError as error:
                 self._tell(ValueUnreadable("lease", lease_id, str(error)))
                 # It lives, but nobody here can say what it is good for.
-                instance = Instance(_identity(lease_id), draining=True, format=self._formats.oldest)
+                instance = Instance(_identity(lease_id), draining=True, format=self._formats.known.oldest)
             found.append(instance)
         return found
 

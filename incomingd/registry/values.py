@@ -2,19 +2,23 @@
 
 The fields ``format``, ``name``, ``start_id`` and ``epoch`` keep their names and
 places in every format, for the store's single steps read them without knowing
-it. All others belong to a format. A program writes its newest format, or the
-one before it while an instance is alive that reads no newer one, and reads both.
-Fields that it does not know it ignores: nothing is ever written back as read.
+it. All others belong to a format (:mod:`incomingd.core.formats`).
+Fields that a program does not know it ignores: nothing is ever written back as read.
+
+In format 1 an instance tells the newest format that it reads, in ``reads``, and
+an empty address where it has none; in format 2 all formats that it reads, in
+``formats``, and ``null`` for no address.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
-from incomingd.core.ring import Instance, format_spoken
+from incomingd.core.formats import PRESENT, Known
+from incomingd.core.ring import Instance
 from incomingd.core.tenure import Identity
 from incomingd.registry.registry import Invitation, Ownership
 
@@ -70,6 +74,29 @@ def _read_identity_1(identity: Identity, fields: Fields) -> Identity:
     return Identity(identity.name, identity.start_id, _a(str, fields["address"]))
 
 
+def _write_instance_2(instance: Instance) -> Fields:
+    fields = _write_instance_1(instance) | _write_identity_2(instance.identity)
+    newest = fields.pop("reads")
+    return fields | {"formats": [each for each in (newest - 1, newest) if each > 0]}
+
+
+def _read_instance_2(identity: Identity, fields: Fields) -> Instance:
+    formats = [_a(int, each) for each in _a(list, fields["formats"])]
+    former = {"reads": max(formats), "address": _read_identity_2(identity, fields).address}
+    return _read_instance_1(identity, fields | former)
+
+
+def _write_identity_2(identity: Identity) -> Fields:
+    return {"address": identity.address or None}
+
+
+def _read_identity_2(identity: Identity, fields: Fields) -> Identity:
+    address = fields["address"]
+    if address == "":
+        raise ValueError("an empty address")
+    return identity if address is None else Identity(identity.name, identity.start_id, _a(str, address))
+
+
 def _a(kind: Any, value: Any) -> Any:
     # JSON's `true` is an int for Python, but for nobody else.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -77,44 +104,31 @@ def _a(kind: Any, value: Any) -> Any:
     return value
 
 
-FORMAT_1: Final = Format(_write_instance_1, _read_instance_1, _write_identity_1, _read_identity_1)
+FORMATS: Final[Mapping[int, Format]] = {
+    1: Format(_write_instance_1, _read_instance_1, _write_identity_1, _read_identity_1),
+    2: Format(_write_instance_2, _read_instance_2, _write_identity_2, _read_identity_2),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Formats:
-    """The formats that a program knows: its own and, once there has been one, the one before."""
+    """Reads and writes the values in the formats that a program knows."""
 
-    known: Mapping[int, Format] = field(default_factory=lambda: {1: FORMAT_1})
-
-    def __post_init__(self) -> None:
-        assert set(self.known) in ({self.newest}, {self.newest - 1, self.newest}), sorted(self.known)
-
-    @property
-    def newest(self) -> int:
-        """The number of this program's own format."""
-        return max(self.known)
-
-    @property
-    def oldest(self) -> int:
-        """The number of the oldest one that it reads and writes."""
-        return min(self.known)
+    known: Known = PRESENT
 
     def spoken(self, instances: tuple[Instance, ...], *, settled: bool) -> int:
-        """Return the format to write in among *instances*.
-
-        Unsettled, somebody may be alive who is not known to be: the older one is understood by all.
-        """
-        return max(format_spoken(self.newest, instances), self.oldest) if settled else self.oldest
+        """Return the format to write in; see :meth:`incomingd.core.formats.Known.spoken`."""
+        return self.known.spoken(instances, settled=settled)
 
     # -- to JSON
 
     def instance(self, instance: Instance, version: int) -> bytes:
         """Return what an instance says of itself as JSON of format *version*."""
-        return _json(version, instance.identity, self.known[version].write_instance(instance))
+        return _json(version, instance.identity, FORMATS[version].write_instance(instance))
 
     def ownership(self, owner: Identity, epoch: int, version: int) -> bytes:
         """Return who owns an upload as JSON of format *version*."""
-        return _json(version, owner, {"epoch": epoch} | self.known[version].write_identity(owner))
+        return _json(version, owner, {"epoch": epoch} | FORMATS[version].write_identity(owner))
 
     def invitation(self, invitation: Invitation, version: int) -> bytes:
         """Return an invitation, without the upload's id, as JSON of format *version*."""
@@ -146,12 +160,11 @@ class Formats:
         try:
             fields = _a(dict, json.loads(value))
             version = _a(int, fields["format"])
-            known = self.known.get(version)
-            found = read(known, _fixed(fields), fields) if known is not None else None
+            found = read(FORMATS[version], _fixed(fields), fields) if version in self.known else None
         except (ValueError, KeyError, RecursionError) as error:
             raise UnreadableValueError(f"{type(error).__name__}: {error}") from error
         if found is None:
-            raise UnreadableValueError(f"format {version}; this program reads {self.oldest} to {self.newest}")
+            raise UnreadableValueError(f"format {version}; this program reads {self.known}")
         return found
 
 

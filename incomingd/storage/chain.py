@@ -65,6 +65,11 @@ class Chain:
             return record_name(self.record)
         return RECORD if self.unnumbered else None
 
+    @property
+    def unrecorded(self) -> int | None:
+        """The last claim, where its tenure has no record yet; None: the last record says all that it would."""
+        return self.claim if self.claim is not None and self.claim > (self.record or 0) else None
+
 
 def is_older_record(name: str, epoch: int) -> bool:
     """Return whether *name* is that of a record which the one of tenure *epoch* replaces."""

@@ -160,6 +160,8 @@ class MemoryVolume:
         self.boot_id = f"{disk.boot_id}{f' of {host}' if host else ''}"
         self.unsynced: list[File] = []
         """That it has written to, and may not have synced."""
+        self.formats = codec.NEWEST
+        """Of records and claims; another one is set before the first use."""
         self._shared = shared
         self._calls = Calls(self)
 
@@ -214,7 +216,7 @@ class MemoryVolume:
                 raise UploadExistsError(record.upload_id)
             folder: Directory[File] = Directory()
             name = record_name(record.epoch) if self.disk.claims_are_files else RECORD
-            self._replace(folder, name, codec.encode(record), sync=self._durable)
+            self._replace(folder, name, self.formats.encode(record), sync=self._durable)
             self.disk.uploads.put(record.upload_id, folder)
             self.disk.enter(record.upload_id)
             if self._durable:
@@ -238,7 +240,7 @@ class MemoryVolume:
         if folder is None or name is None:
             return None
         try:
-            return codec.decode(bytes(folder.names[name].data))
+            return self.formats.decode(bytes(folder.names[name].data))
         except codec.RecordFormatError as error:
             raise RecordUnreadableError(str(error)) from error
 
@@ -251,12 +253,12 @@ class MemoryVolume:
         if record is None:
             return None
         folder = self._folder(upload_id)
-        last = Chain.of(folder.names).claim
+        last = Chain.of(folder.names).unrecorded
         return Standing(record, self._read_claim(folder, last) if last is not None else None)
 
     def _read_claim(self, folder: Directory[File], epoch: int) -> Claim:
         try:
-            return codec.decode_claim(bytes(folder.names[claim_name(epoch)].data))
+            return self.formats.decode_claim(bytes(folder.names[claim_name(epoch)].data))
         except codec.RecordFormatError as error:
             raise RecordUnreadableError(str(error)) from error
 
@@ -267,13 +269,13 @@ class MemoryVolume:
             standing = self._standing(upload_id)
             if standing is None:
                 raise ClaimTakenError(upload_id)
-            if standing.claim is not None and standing.claim.create_id == claim.create_id:
+            if claim.create_id == (standing.claim or standing.record).create_id:
                 return
             if standing.epoch != claim.epoch - 1:
                 raise ClaimTakenError(upload_id)
             if self.disk.claims_are_files:
                 folder = self._folder(upload_id)
-                data = codec.encode_claim(claim)
+                data = self.formats.encode_claim(claim)
                 self._replace(folder, claim_name(claim.epoch), data, sync=self._durable)
 
         await self._calls.make("claim", claim_it)
@@ -292,14 +294,14 @@ class MemoryVolume:
             last = max(chain.record or 0, chain.claim or 0)
             name = claim_name(claim.epoch)
             if name in folder.names:
-                made = codec.decode_claim(bytes(folder.names[name].data))
+                made = self.formats.decode_claim(bytes(folder.names[name].data))
                 if made.create_id != claim.create_id or last > claim.epoch:
                     raise ClaimTakenError(record.upload_id)
             elif last >= claim.epoch:
                 raise ClaimTakenError(record.upload_id)
             else:
-                self._replace(folder, name, codec.encode_claim(claim), sync=True)
-            self._replace(folder, record_name(record.epoch), codec.encode(record), sync=True)
+                self._replace(folder, name, self.formats.encode_claim(claim), sync=True)
+            self._replace(folder, record_name(record.epoch), self.formats.encode(record), sync=True)
             self.disk.uploads.sync()
 
         await self._calls.make("take", take)
@@ -334,7 +336,7 @@ class MemoryVolume:
 
     async def write(self, record: Record, *, sync: bool) -> None:
         """Replace the record as a whole."""
-        data = codec.encode(record)
+        data = self.formats.encode(record)
 
         def write() -> None:
             folder = self._folder(record.upload_id)

@@ -63,7 +63,7 @@ class Standing:
     record: Record
     """The last one written: of a tenure that may be over."""
     claim: Claim | None
-    """The last one made; None: claims are kept in the record, or there was none since they are files."""
+    """The last one made, if its tenure has no record yet, which is all that it is needed for; else None."""
 
     @property
     def owner(self) -> Identity | None:

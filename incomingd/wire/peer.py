@@ -1,11 +1,10 @@
 """Messages between instances as JSON.
 
-Each says its ``format``. A program writes its own, or the one before it while
-an instance is alive that reads no newer one, and reads both; an answer is in
-the format of its call. How a former format differs is a :class:`Dialect`:
-functions between its documents and those of the present one.
-
-A record inside a message has a format of its own (:mod:`incomingd.core.codec`).
+Each says its ``format`` (:mod:`incomingd.core.formats`), and a record inside it
+is of the same one; an answer is in the format of its call. How a former format
+differs is a :class:`Dialect`: functions between its documents and those of the
+present one. Format 1 says nothing by an empty text (no address of an instance,
+no question), format 2 by ``null``.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 from incomingd.core import codec
 from incomingd.core.errors import Code, Refusal
+from incomingd.core.formats import PRESENT, Known
 from incomingd.core.ids import is_upload_id, is_volume_id
 from incomingd.core.peering import (
-    FORMAT,
     Act,
     Acted,
     ActName,
@@ -102,28 +101,15 @@ class Dialect:
 
 @dataclass(frozen=True, slots=True)
 class Formats:
-    """The formats that a program knows: its own and, once there has been one, the one before."""
+    """Reads and writes the messages in the formats that a program knows."""
 
-    known: Mapping[int, Dialect] = field(default_factory=lambda: {FORMAT: Dialect()})
-
-    def __post_init__(self) -> None:
-        assert set(self.known) in ({self.newest}, {self.newest - 1, self.newest}), sorted(self.known)
-
-    @property
-    def newest(self) -> int:
-        """The number of this program's own format."""
-        return max(self.known)
-
-    @property
-    def oldest(self) -> int:
-        """The number of the oldest one that it reads and writes."""
-        return min(self.known)
+    known: Known = PRESENT
 
     # -- calls
 
     def call(self, message: Message, version: int) -> bytes:
         """Return *message* in format *version*."""
-        return self._write(name_of(message), _message_document(message), version)
+        return _write(name_of(message), _message_document(message), version)
 
     def read_call(self, name: str, body: bytes) -> tuple[Message, int]:
         """Return the message called *name* that *body* holds, and its format.
@@ -137,14 +123,14 @@ class Formats:
         if len(body) > MESSAGE_BYTES_MAX:
             raise Refusal(Code.BODY_TOO_LARGE, f"A message has at most {MESSAGE_BYTES_MAX} bytes.")
         document, version = self._read(name, body)
-        return _whole(reader, document), version
+        return _whole(reader, document, version), version
 
     # -- answers
 
     def answer(self, answer: Answer, version: int) -> bytes:
         """Return *answer* in format *version*."""
-        word, document = _answer_document(answer)
-        return self._write(word, {"answer": word, **document}, version)
+        word, document = _answer_document(answer, version)
+        return _write(word, {"answer": word, **document}, version)
 
     def read_answer(self, body: bytes) -> Answer:
         """Return the answer that *body* holds.
@@ -157,23 +143,24 @@ class Formats:
         if not isinstance(word, str) or word not in _ANSWERS:
             raise _malformed("answer", "a word that this version knows")
         # A refusal is the same in every format: else nobody could say that he does not know one.
-        document = said if word == REFUSED else self._read(word, body)[0]
-        return _whole(_ANSWERS[word], {name: value for name, value in document.items() if name not in _HEAD})
+        document, version = (said, self.known.oldest) if word == REFUSED else self._read(word, body)
+        return _whole(_ANSWERS[word], {name: value for name, value in document.items() if name not in _HEAD}, version)
 
     # -- both
-
-    def _write(self, name: str, document: Document, version: int) -> bytes:
-        dialect = self.known[version]
-        said = dialect.write[name](document) if name in dialect.write else document
-        return json.dumps({"format": version, **said}, separators=(",", ":")).encode("ascii")
 
     def _read(self, name: str, body: bytes) -> tuple[Document, int]:
         document = _json(body)
         version = document.pop("format", None)
-        if type(version) is not int or version not in self.known:
-            raise Refusal(Code.PEER_FORMAT_UNKNOWN, f"This version reads the formats {self.oldest} to {self.newest}.")
-        dialect = self.known[version]
+        if version not in self.known:
+            raise Refusal(Code.PEER_FORMAT_UNKNOWN, f"This version reads {self.known}.")
+        dialect = _DIALECTS[version]
         return (dialect.read[name](document) if name in dialect.read else document), version
+
+
+def _write(name: str, document: Document, version: int) -> bytes:
+    dialect = _DIALECTS[version]
+    said = dialect.write[name](document) if name in dialect.write else document
+    return json.dumps({"format": version, **said}, separators=(",", ":")).encode("ascii")
 
 
 def name_of(message: Message) -> str:
@@ -181,11 +168,42 @@ def name_of(message: Message) -> str:
     return _NAMES[type(message)]
 
 
+# -- former formats
+
+
+def _between_empty_and_null(document: Document, *paths: str) -> Document:
+    """Exchange an empty text and ``null`` in these fields: this way and back."""
+    for path in paths:
+        *groups, name = path.split(".")
+        group: Any = document
+        for each in groups:
+            group = group.get(each) if isinstance(group, dict) else None
+        # What is damaged is refused by whoever reads it, in the words of the present format.
+        if isinstance(group, dict) and name in group and group[name] in ("", None):
+            group[name] = None if group[name] == "" else ""
+    return document
+
+
+def _without_null(name: str, *paths: str) -> tuple[str, Callable[[Document], Document]]:
+    return name, lambda document: _between_empty_and_null(document, *paths)
+
+
+_FORMAT_1: Final = dict(
+    (
+        _without_null("recall", "by.address"),
+        _without_null("ask", "by.address", "question"),
+        _without_null("given", "claim.owner.address", "claim.question"),
+        _without_null("elsewhere", "owner.address"),
+    )
+)
+_DIALECTS: Final[Mapping[int, Dialect]] = {1: Dialect(write=_FORMAT_1, read=_FORMAT_1), 2: Dialect()}
+
+
 # -- to JSON
 
 
 def _identity_document(identity: Identity) -> Document:
-    return {"name": identity.name, "start_id": identity.start_id, "address": identity.address}
+    return {"name": identity.name, "start_id": identity.start_id, "address": identity.address or None}
 
 
 def _claim_document(claim: Claim) -> Document:
@@ -195,12 +213,12 @@ def _claim_document(claim: Claim) -> Document:
         "create_id": claim.create_id,
         "volume_id": claim.volume_id,
         "kind": claim.kind.value,
-        "question": claim.question,
+        "question": claim.question or None,
     }
 
 
-def _record_document(record: Any) -> Document:
-    document: Document = json.loads(codec.encode(record))
+def _record_document(record: Any, version: int) -> Document:
+    document: Document = json.loads(codec.encode(record, version=version))
     return document
 
 
@@ -213,7 +231,7 @@ def _message_document(message: Message) -> Document:
         case Question(upload_id, question, by, volume_id):
             return {
                 "upload_id": upload_id,
-                "question": question,
+                "question": question or None,
                 "by": _identity_document(by),
                 "volume_id": volume_id,
             }
@@ -234,14 +252,14 @@ def _message_document(message: Message) -> Document:
 REFUSED: Final = "refused"
 
 
-def _answer_document(answer: Answer) -> tuple[str, Document]:
+def _answer_document(answer: Answer, version: int) -> tuple[str, Document]:
     match answer:
         case Recalled():
             return answer.value, {}
         case Acted(record, offset):
-            return "acted", {"record": _record_document(record), "offset": offset}
+            return "acted", {"record": _record_document(record, version), "offset": offset}
         case Given(claim, record):
-            return "given", {"claim": _claim_document(claim), "record": _record_document(record)}
+            return "given", {"claim": _claim_document(claim), "record": _record_document(record, version)}
         case Elsewhere(owner, epoch, volume_id, keeps):
             document: Document = {"owner": _identity_document(owner), "epoch": epoch, "volume_id": volume_id}
             return "elsewhere", {**document, "keeps": keeps}
@@ -270,8 +288,9 @@ def _answer_document(answer: Answer) -> tuple[str, Document]:
 class _Fields:
     """Takes fields out of a document, and knows which are left."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, version: int) -> None:
         self._left = dict(document)
+        self.version = version
 
     def take(self, name: str, kind: type[T]) -> T:
         value = self._left.pop(name, None)
@@ -290,6 +309,16 @@ class _Fields:
         value = self.take(name, str)
         if len(value) > NAME_CHARS_MAX:
             raise _malformed(name, f"at most {NAME_CHARS_MAX} characters")
+        return value
+
+    def text_or_none(self, name: str) -> str:
+        """Return a text; empty where the document says ``null``, and only there."""
+        if name in self._left and self._left[name] is None:
+            del self._left[name]
+            return ""
+        value = self.text(name)
+        if not value:
+            raise _malformed(name, "null, or a text that is not empty")
         return value
 
     def count(self, name: str, *, least: int = 0) -> int:
@@ -319,22 +348,22 @@ class _Fields:
 
     def group(self, name: str) -> _Fields:
         value: Document = self.take(name, dict)
-        return _Fields(value)
+        return _Fields(value, self.version)
 
     def end(self) -> None:
         if self._left:
             raise _malformed(min(self._left)[:NAME_CHARS_MAX], "no such field")
 
 
-def _whole(read: Callable[[_Fields], T], document: Document) -> T:
-    fields = _Fields(document)
+def _whole(read: Callable[[_Fields], T], document: Document, version: int) -> T:
+    fields = _Fields(document, version)
     found = read(fields)
     fields.end()
     return found
 
 
 def _identity(fields: _Fields) -> Identity:
-    identity = Identity(fields.text("name"), fields.text("start_id"), fields.text("address"))
+    identity = Identity(fields.text("name"), fields.text("start_id"), fields.text_or_none("address"))
     fields.end()
     return identity
 
@@ -346,7 +375,7 @@ def _claim(fields: _Fields) -> Claim:
         create_id=fields.text("create_id"),
         volume_id=fields.volume_id(),
         kind=fields.one_of("kind", ClaimKind),
-        question=fields.text("question"),
+        question=fields.text_or_none("question"),
     )
     fields.end()
     return claim
@@ -355,7 +384,7 @@ def _claim(fields: _Fields) -> Claim:
 def _record(fields: _Fields) -> Any:
     document: Document = fields.take("record", dict)
     try:
-        return codec.decode(json.dumps(document).encode("ascii"))
+        return codec.decode(json.dumps(document).encode("ascii"), known=Known(fields.version, fields.version))
     except (codec.RecordFormatError, RecursionError) as error:
         raise _malformed("record", f"a record: {error}") from None
 
@@ -412,7 +441,7 @@ _NAMES: Final[dict[type, str]] = {
 _MESSAGES: Final[dict[str, Callable[[_Fields], Message]]] = {
     "recall": lambda f: Recall(f.upload_id(), f.count("epoch"), _identity(f.group("by"))),
     "act": lambda f: Act(f.upload_id(), f.one_of("name", ActName), f.take("arguments", dict)),
-    "ask": lambda f: Question(f.upload_id(), f.text("question"), _identity(f.group("by")), f.volume_id()),
+    "ask": lambda f: Question(f.upload_id(), f.text_or_none("question"), _identity(f.group("by")), f.volume_id()),
     "void": lambda f: Voided(f.upload_id(), f.text("question"), f.count("epoch")),
     "recorded": lambda f: Recorded(f.upload_id(), f.count("epoch")),
     "release": lambda f: Release(f.upload_id(), _segments(f)),
@@ -436,6 +465,10 @@ _ANSWERS: Final[dict[str, Callable[[_Fields], Answer]]] = {
     "document": lambda f: Page(f.take("document", dict)),
     REFUSED: _refused,
 }
+
+
+MESSAGE_NAMES: Final = frozenset(_MESSAGES)
+ANSWER_WORDS: Final = frozenset(_ANSWERS)
 
 
 def _json(body: bytes) -> Document:

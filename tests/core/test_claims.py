@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from incomingd.core import codec
+from incomingd.core.formats import FORMER
 from incomingd.core.tenure import Claim, ClaimKind, Identity
 from tests.core.records import json_values, texts
-
-GOLDEN = Path(__file__).with_name("claim-format-1.json")
-FULL = Claim(
-    epoch=7,
-    owner=Identity("one:4000", "start", "10.0.0.1:4002"),
-    create_id="create",
-    volume_id="Volume000001",
-    kind=ClaimKind.COMPLETE,
-    question="question",
-)
+from tests.support.golden import CLAIM as FULL
+from tests.support.golden import CLAIM_OF_NOBODYS_QUESTION, FOLDER
 
 claims = st.builds(
     Claim,
@@ -35,17 +27,29 @@ claims = st.builds(
 )
 
 
-def test_a_claim_of_format_1_stays_readable() -> None:
-    """What stands on somebody's disk is read by every later version, to the same claim."""
+def test_the_golden_claim_leaves_nothing_as_it_is_by_default() -> None:
     for field in dataclasses.fields(FULL):
         assert getattr(FULL, field.name) != field.default, field.name
-    assert codec.decode_claim(GOLDEN.read_bytes()) == FULL
-    assert codec.encode_claim(FULL) == GOLDEN.read_bytes()
 
 
-@given(claims)
-def test_what_is_written_is_read_again(claim: Claim) -> None:
-    assert codec.decode_claim(codec.encode_claim(claim)) == claim
+def test_nothing_is_an_empty_text_in_format_1_and_null_in_format_2() -> None:
+    for version, said, other in ((1, "", None), (2, None, "")):
+        document = json.loads(codec.encode_claim(CLAIM_OF_NOBODYS_QUESTION, version=version))
+        assert (document["question"], document["owner"]["address"]) == (said, said)
+        with pytest.raises(codec.RecordFormatError, match="question"):
+            codec.decode_claim(json.dumps(document | {"question": other}).encode())
+
+
+def test_the_former_program_reads_nothing_newer() -> None:
+    with pytest.raises(codec.RecordFormatError, match="claim format 2; this program reads format 1"):
+        codec.decode_claim(codec.encode_claim(FULL), known=FORMER)
+
+
+@given(claims, st.sampled_from([1, 2]))
+def test_what_is_written_is_read_again(claim: Claim, version: int) -> None:
+    written = codec.encode_claim(claim, version=version)
+    assert codec.decode_claim(written) == claim
+    assert codec.encode_claim(codec.decode_claim(written), version=version) == written
 
 
 @given(st.data())
@@ -102,6 +106,9 @@ def test_a_value_of_another_kind_is_refused(path: tuple[str, ...], value: object
         parent = parent[step]
     if path == ("format",) and value is True:
         value = "1"
+    if value is None and path[-1] in ("question", "address"):
+        # Where nothing is right, an empty text is wrong.
+        value = ""
     parent[path[-1]] = value
     with pytest.raises(codec.RecordFormatError):
         codec.decode_claim(json.dumps(document).encode())
@@ -116,7 +123,7 @@ def test_an_unknown_field_is_refused(where: str | None) -> None:
         codec.decode_claim(json.dumps(document).encode())
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, 1.5])
+@pytest.mark.parametrize("version", [0, 3, "1", None, 1.5, True])
 def test_another_format_is_refused_by_name(version: object) -> None:
     document = json.loads(codec.encode_claim(FULL)) | {"format": version}
     with pytest.raises(codec.RecordFormatError, match="claim format"):
@@ -132,4 +139,4 @@ def test_a_record_is_no_claim_and_a_claim_no_record() -> None:
     with pytest.raises(codec.RecordFormatError):
         codec.decode(codec.encode_claim(FULL))
     with pytest.raises(codec.RecordFormatError):
-        codec.decode_claim(Path(__file__).with_name("record-format-1.json").read_bytes())
+        codec.decode_claim((FOLDER / "2" / "record.json").read_bytes())

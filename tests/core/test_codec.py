@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,82 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from incomingd.core import codec
-from incomingd.core.content import Content, Range
-from incomingd.core.record import Client, Delivery, Failure, Handover, Record, Terms
-from incomingd.core.status import Status
-from incomingd.core.tenure import ClaimKind, Identity
+from incomingd.core.formats import FORMER, PRESENT
+from incomingd.core.record import Handover, Record
+from incomingd.core.tenure import Identity
 from tests.core.records import json_values, records
+from tests.support.golden import FOLDER
+from tests.support.golden import RECORD as FULL
 
-GOLDEN = Path(__file__).with_name("record-format-2.json")
-FORMER = Path(__file__).with_name("record-format-1.json")
-
-FULL = Record(
-    upload_id="i" * 43 + "Volume000001",
-    terms=Terms(
-        finish_url="https://app.example/arrived",
-        secret="c2VjcmV0",
-        secret_given=True,
-        length=7,
-        max_length=9,
-        filename="Übung.pdf",
-        content_types=("application/pdf", "image/*"),
-        after_handover="keep",
-        digest=None,
-        client_cancel=False,
-        events=("started",),
-        callback_format="form",
-        form_secret="old",
-        labels=("a", "b"),
-        origins=("https://page.example",),
-        app_data={"user": 7, "deep": [1.5, None, {"x": True}]},
-        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        open_creation=False,
-    ),
-    created_at=1_800_000_000.25,
-    expires_at=1_800_604_800.25,
-    status=Status.AWAITING_APP,
-    epoch=3,
-    owner=Identity("one:4000", "start", "10.0.0.1:4002"),
-    claim_kind=ClaimKind.COMPLETE,
-    create_id="create",
-    content=Content(
-        length=7,
-        map=(Range("bytes.1", "Volume000001", 0, 3, contested=True), Range("bytes.2", "Volume000001", 3, 7, skip=1)),
-        noted_offset=7,
-        metadata="filename w5xidW5nLnBkZg==",
-        concat="final;a b",
-    ),
-    parts=(
-        ("first", Content(length=3, map=(Range("part-first.1", "Volume000001", 0, None),), unverified_from=2)),
-        ("other", Content(length_deferred=True)),
-    ),
-    final_of=("first", "other"),
-    wanted_by=("another",),
-    protocol="tus",
-    client=Client(
-        filename="Übung.pdf",
-        content_type="application/pdf",
-        relative_path="a/Übung.pdf",
-        last_modified="1700000000000",
-        metadata=(("filename", "Übung.pdf"), ("z", "")),
-        address="192.0.2.1",
-    ),
-    beginnings=2,
-    boot_id="boot",
-    joined=True,
-    completed_at=1_800_000_100.5,
-    ended_at=None,
-    handover=Handover(
-        delivery=Delivery("upload.complete", "msg_1", 3, 1.5, None, "the web app answered 500", delivered=True),
-        download_token="token",
-        wait_deadline=1_800_000_700.5,
-        message="Looking at it.",
-        client_data={"see": "/inbox"},
-    ),
-    notifications=(Delivery("upload.started", "msg_2", 1, 2.5, 3.5, None, given_up=True),),
-    failure=Failure("refused", "No room in the inbox."),
-    let_go=True,
-)
+BEFORE_SHARING = FOLDER / "record-before-volumes-were-shared.json"
+"""Of format 1; no range of it tells whether it is contested."""
 
 
 def every_field_of(value: Any) -> None:
@@ -98,29 +30,53 @@ def every_field_of(value: Any) -> None:
         assert getattr(value, field.name) != field.default, field.name
 
 
-def of_format_1(record: Record) -> Record:
-    """Return what format 1 can tell of *record*."""
-    tell = [dataclasses.replace(part, contested=False) for part in record.content.map]
-    return dataclasses.replace(record, content=dataclasses.replace(record.content, map=tuple(tell)))
+def uncontested(record: Record) -> Record:
+    ranges = [dataclasses.replace(part, contested=False) for part in record.content.map]
+    return dataclasses.replace(record, content=dataclasses.replace(record.content, map=tuple(ranges)))
 
 
 def test_a_record_of_the_former_format_is_read_and_written() -> None:
     """A program of the former version may live beside this one."""
-    assert codec.decode(FORMER.read_bytes()) == of_format_1(FULL)
-    written = codec.encode(FULL, version=1)
-    assert written.startswith(b'{\n "format": 1,\n')
-    assert json.loads(written) == json.loads(FORMER.read_bytes())
+    assert codec.decode(BEFORE_SHARING.read_bytes()) == uncontested(FULL)
+    assert codec.encode(uncontested(FULL), version=1) == BEFORE_SHARING.read_bytes()
 
 
-def test_a_field_of_the_present_format_is_no_part_of_the_former() -> None:
-    document = json.loads(codec.encode(FULL)) | {"format": 1}
+def test_format_1_says_that_a_range_is_contested_only_where_it_is() -> None:
+    document = json.loads(codec.encode(FULL, version=1))
+    assert [part.get("contested") for part in document["content"]["map"]] == [True, None]
+    document["content"]["map"][1]["contested"] = False
     with pytest.raises(codec.RecordFormatError, match="contested"):
         codec.decode(json.dumps(document).encode())
 
 
+def test_no_address_is_an_empty_text_in_format_1_and_null_in_format_2() -> None:
+    """Neither takes the other's word for it, so that each record has one spelling."""
+    record = dataclasses.replace(FULL, owner=Identity("one", "start"))
+    for version, said, other in ((1, "", None), (2, None, "")):
+        document = json.loads(codec.encode(record, version=version))
+        assert document["owner"]["address"] == said
+        document["owner"]["address"] = other
+        with pytest.raises(codec.RecordFormatError, match="address"):
+            codec.decode(json.dumps(document).encode())
+
+
+def test_the_former_program_reads_nothing_newer() -> None:
+    with pytest.raises(codec.RecordFormatError, match="record format 2; this program reads format 1"):
+        codec.decode(codec.encode(FULL), known=FORMER)
+    assert codec.decode(codec.encode(FULL, version=1), known=FORMER) == FULL
+
+
+def test_the_format_is_asked_for_at_each_write() -> None:
+    spoken = 1
+    formats = codec.Formats(PRESENT, lambda: spoken)
+    assert formats.encode(FULL) == codec.encode(FULL, version=1)
+    spoken = 2
+    assert formats.encode(FULL) == codec.encode(FULL, version=2)
+
+
 @given(st.data())
 def test_a_damaged_record_of_the_former_format_is_refused_or_still_a_record(data: st.DataObject) -> None:
-    document = json.loads(FORMER.read_bytes())
+    document = json.loads(BEFORE_SHARING.read_bytes())
     path = data.draw(st.sampled_from(places(document)))
     parent = document
     for step in path[:-1]:
@@ -133,13 +89,12 @@ def test_a_damaged_record_of_the_former_format_is_refused_or_still_a_record(data
     assert codec.decode(codec.encode(found)) == found
 
 
-def test_a_record_of_format_2_stays_readable() -> None:
-    """What stands on somebody's disk is read by every later version, to the same record."""
+def test_the_golden_record_leaves_nothing_as_it_is_by_default() -> None:
+    """Else its format would not be held: what stands on somebody's disk is read by every later version."""
     every_field_of(FULL)
     every_field_of(FULL.terms)
     every_field_of(FULL.client)
     every_field_of(FULL.handover)
-    assert codec.decode(GOLDEN.read_bytes()) == FULL
 
 
 def test_a_record_is_written_as_a_person_can_read_it() -> None:
@@ -150,9 +105,11 @@ def test_a_record_is_written_as_a_person_can_read_it() -> None:
 
 
 @settings(max_examples=40)
-@given(records)
-def test_what_is_written_is_read_again(record: Record) -> None:
-    assert codec.decode(codec.encode(record)) == record
+@given(records, st.sampled_from([1, 2]))
+def test_what_is_written_is_read_again(record: Record, version: int) -> None:
+    written = codec.encode(record, version=version)
+    assert codec.decode(written) == record
+    assert codec.encode(codec.decode(written), version=version) == written
 
 
 @given(st.text(st.characters(codec=None, categories=["Cs", "L"]), min_size=1))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from incomingd.core.ring import Instance, format_spoken, ranked, successor, takers
+from incomingd.core.ring import Instance, ranked, successor, takers
 from incomingd.core.tenure import Identity
 
 VOLUME = "vvvvvvvvvvvv"
@@ -131,11 +131,3 @@ def test_who_reaches_the_volume_is_asked_first_and_then_the_others() -> None:
         near = [name for name in order if name in {"near-0", "near-1"}]
         far = [name for name in order if name.startswith("incoming")]
         assert names(takers(upload, everyone, volume_id=VOLUME)) == near + far
-
-
-def test_the_older_format_is_spoken_while_somebody_reads_no_newer_one() -> None:
-    old, new = replace(instance("a"), format=1), replace(instance("b"), format=2)
-    assert format_spoken(2, [old, new]) == 1
-    assert format_spoken(2, [new]) == 2
-    assert format_spoken(2, []) == 2
-    assert format_spoken(1, [old, new]) == 1

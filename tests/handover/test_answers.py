@@ -13,7 +13,7 @@ from incomingd.core import codec
 from incomingd.core.record import Handover, Record
 from incomingd.wire.callback import ANSWER_BYTES_MAX, COMPLETE, parse_answer
 from tests.core.records import json_values
-from tests.core.test_codec import FULL
+from tests.support.golden import RECORD as FULL
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])

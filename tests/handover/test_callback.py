@@ -16,7 +16,7 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from incomingd.core.record import Delivery, Failure, Record
 from incomingd.core.status import Status
 from incomingd.wire.callback import COMPLETE, Callback, callback
-from tests.core.test_codec import FULL
+from tests.support.golden import RECORD as FULL
 
 SECRET = base64.b64encode(bytes(range(32))).decode()
 NOW = 1_800_000_000.9

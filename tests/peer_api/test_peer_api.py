@@ -181,7 +181,7 @@ async def test_what_is_meant_for_another_run_is_not_done(caller: Caller) -> None
         ("recall", b"{", 400, "body_malformed"),
         ("recall", b"[" * 50_000, 400, "body_malformed"),
         ("recall", b'{"format": 1}', 400, "field_invalid"),
-        ("recall", RECALL.replace(b'"format":1', b'"format":2'), 400, "peer_format_unknown"),
+        ("recall", RECALL.replace(b'"format":1', b'"format":3'), 400, "peer_format_unknown"),
         ("recall", b" " * (MESSAGE_BYTES_MAX + 1), 413, "body_too_large"),
     ],
 )

@@ -14,6 +14,7 @@ import trustme
 
 from incomingd.config import Tls
 from incomingd.core.errors import Code, Refusal
+from incomingd.core.formats import FORMER
 from incomingd.core.peering import (
     Act,
     Acted,
@@ -33,7 +34,7 @@ from incomingd.core.peering import (
 from incomingd.core.tenure import Identity
 from incomingd.peers.calls import PeerError, PeerGoneError, PeerRefusedError, Peers, PeerSilentError
 from incomingd.peers.http_peers import HttpPeers, tls_context
-from incomingd.wire.peer import Dialect, Formats
+from incomingd.wire.peer import Formats
 from tests.engine.logs import Logged
 from tests.peers.members import CLAIM, KEY, ME, RECORD, STORAGE_FAILS, UPLOAD, VOLUME, Member, member
 from tests.support.machine import free_port
@@ -462,9 +463,9 @@ async def test_keys_are_changed_over_running_instances_without_a_refused_call(lo
 
 async def test_two_versions_talk_in_the_format_of_the_older_one() -> None:
     """The newer one calls in the older format while somebody needs it, and answers each call in its own."""
-    newer = Formats({1: Dialect(), 2: Dialect()})
     spoken = 1
-    async with member() as old, member(start_id="3" * 32, formats=newer, spoken=lambda: spoken) as new:
+    former = member(formats=Formats(FORMER))
+    async with former as old, member(start_id="3" * 32, spoken=lambda: spoken) as new:
         assert await new.peers.status(old.identity)
         assert await old.peers.status(new.identity)
         spoken = 2

@@ -100,7 +100,7 @@ class Fleet:
         """Return an instance's registry; it has been started, and its first contact has been."""
         instance = Instance(identity(name, start_id), volumes=frozenset({VOLUME}), version="1.2.3")
         if formats is not None:
-            instance = Instance(identity(name, start_id), format=formats.newest)
+            instance = Instance(identity(name, start_id), format=formats.known.newest)
         registry = FleetRegistry(self.store(), self.clock, instance, lease_s=lease_s or self.lease_s, formats=formats)
         member = Member(registry)
         self.members.append(member)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
+from incomingd.core.formats import FORMER
 from incomingd.core.ring import Instance
 from incomingd.registry.fleet import FleetRegistry
 from incomingd.registry.memory import MemoryStore
@@ -19,7 +20,7 @@ from incomingd.registry.registry import (
     Trouble,
 )
 from incomingd.registry.store import KEEP_S, Entry, Sighting
-from incomingd.registry.values import FORMAT_1, Format, Formats
+from incomingd.registry.values import Formats
 from tests.registry.fleets import identity, upload
 from tests.support.virtual import VirtualClock, virtual
 
@@ -73,7 +74,7 @@ class World:
 
     async def join(self, name: str, start_id: str = "1f", formats: Formats | None = None) -> FleetRegistry:
         formats = formats or Formats()
-        instance = Instance(identity(name, start_id), format=formats.newest)
+        instance = Instance(identity(name, start_id), format=formats.known.newest)
         registry = FleetRegistry(self.store, self.clock, instance, lease_s=LEASE_S, formats=formats)
         registry.watch(self.events.setdefault(name, []).append)
         await registry.start()
@@ -250,21 +251,12 @@ async def test_two_instances_of_one_name_are_told_but_not_a_restart() -> None:
     assert after.available
 
 
-FORMAT_2 = Format(
-    lambda instance: {"more": FORMAT_1.write_instance(instance)},
-    lambda identity, fields: FORMAT_1.read_instance(identity, fields["more"]),
-    lambda identity: {"at": identity.address},
-    lambda identity, fields: replace(identity, address=fields["at"]),
-)
-NEXT = Formats({1: FORMAT_1, 2: FORMAT_2})
-
-
 @virtual
 async def test_two_versions_understand_each_other_and_the_newer_format_comes_when_the_older_one_goes() -> None:
-    """A rolling upgrade: what the next version might write, beside this one."""
+    """A rolling upgrade: the former program beside this one."""
     world = World()
-    old = await world.join("old")
-    new = await world.join("new", formats=NEXT)
+    old = await world.join("old", formats=Formats(FORMER))
+    new = await world.join("new")
     await asyncio.sleep(2 * LEASE_S)
     await old.owned(upload(1), old.instance.identity, 1)
     await new.owned(upload(2), new.instance.identity, 1)
@@ -278,6 +270,21 @@ async def test_two_versions_understand_each_other_and_the_newer_format_comes_whe
     assert b'"format":2' in (await world.store.owner(upload(3)) or b"")
     assert await new.owner_of(upload(2)) == (new.instance.identity, 1), "written in the older format"
     assert b'"format":2' in (await world.store.leases())["new:1f"]
+
+
+@virtual
+async def test_what_a_former_program_cannot_read_is_written_again_as_soon_as_one_comes() -> None:
+    """An upgrade that is taken back: all was of the newer format, and nobody waits for it to be due."""
+    world = World()
+    new = await world.join("new")
+    await asyncio.sleep(2 * LEASE_S)
+    for number in range(3):
+        await new.owned(upload(number), new.instance.identity, 1)
+    old = await world.join("old", formats=Formats(FORMER))
+    await asyncio.sleep(2)
+    for number in range(3):
+        assert await old.owner_of(upload(number)) == (new.instance.identity, 1)
+    assert old.instances == (old.instance, new.instance)
 
 
 @virtual

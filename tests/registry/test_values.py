@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from incomingd.core.formats import FORMER
 from incomingd.core.ring import Instance
 from incomingd.core.tenure import Identity
 from incomingd.registry.registry import Invitation
 from incomingd.registry.values import Formats, UnreadableValueError
+from tests.support.golden import LEASE as INSTANCE
+from tests.support.golden import OWNER
 
 FORMATS = Formats()
-OWNER = Identity("incoming-1", "0badcafe", "10.0.0.1:4002")
-INSTANCE = Instance(OWNER, 1_800_000_000.5, frozenset({"v1", "v2"}), draining=True, version="2.0.1")
 
 identities = st.builds(Identity, st.text(), st.text(), st.text())
 instances = st.builds(
@@ -28,27 +29,38 @@ instances = st.builds(
 )
 
 
-def test_format_1_stays_as_it_was_released() -> None:
-    """Two versions of the program run side by side; a change here needs a new format."""
-    assert FORMATS.instance(INSTANCE, 1) == (
-        b'{"format":1,"name":"incoming-1","start_id":"0badcafe","address":"10.0.0.1:4002","started_at":1800000000.5,'
-        b'"volumes":["v1","v2"],"draining":true,"full":false,"reads":1,"version":"2.0.1"}'
-    )
-    assert FORMATS.ownership(OWNER, 7, 1) == (
-        b'{"format":1,"name":"incoming-1","start_id":"0badcafe","epoch":7,"address":"10.0.0.1:4002"}'
-    )
+versions = st.sampled_from([1, 2])
 
 
-@given(instances)
-def test_what_an_instance_says_is_read_as_it_was_written(instance: Instance) -> None:
-    assert FORMATS.read_instance(FORMATS.instance(instance, 1)) == instance
+@given(instances, versions)
+def test_what_an_instance_says_is_read_as_it_was_written(instance: Instance, version: int) -> None:
+    assert FORMATS.read_instance(FORMATS.instance(instance, version)) == instance
 
 
-@given(identities, st.integers(min_value=0))
-def test_ownerships_and_invitations_are_read_as_they_were_written(owner: Identity, epoch: int) -> None:
-    assert FORMATS.read_ownership(FORMATS.ownership(owner, epoch, 1)) == (owner, epoch)
+@given(identities, st.integers(min_value=0), versions)
+def test_ownerships_and_invitations_are_read_as_they_were_written(owner: Identity, epoch: int, version: int) -> None:
+    assert FORMATS.read_ownership(FORMATS.ownership(owner, epoch, version)) == (owner, epoch)
     invitation = Invitation("u", epoch, owner)
-    assert FORMATS.read_invitation("u", FORMATS.invitation(invitation, 1)) == invitation
+    assert FORMATS.read_invitation("u", FORMATS.invitation(invitation, version)) == invitation
+
+
+def test_format_2_says_all_formats_that_an_instance_reads_and_null_for_no_address() -> None:
+    first = Instance(Identity("first", "1f"), format=1)
+    assert json.loads(FORMATS.instance(first, 1)).items() >= {"reads": 1, "address": ""}.items()
+    said = json.loads(FORMATS.instance(first, 2))
+    assert (said["formats"], said["address"]) == ([1], None)
+    assert json.loads(FORMATS.instance(INSTANCE, 2))["formats"] == [1, 2]
+    damaged: list[dict[str, object]] = [{"formats": []}, {"formats": ["1"]}, {"formats": 2}, {"address": ""}]
+    for wrong in damaged:
+        with pytest.raises(UnreadableValueError):
+            FORMATS.read_instance(json.dumps(said | wrong).encode())
+
+
+def test_the_former_program_reads_nothing_newer() -> None:
+    former = Formats(FORMER)
+    with pytest.raises(UnreadableValueError, match="format 2; this program reads format 1"):
+        former.read_instance(FORMATS.instance(INSTANCE, 2))
+    assert former.read_instance(FORMATS.instance(INSTANCE, 1)) == INSTANCE
 
 
 def test_fields_that_nobody_knows_are_ignored() -> None:
@@ -68,7 +80,7 @@ def test_fields_that_nobody_knows_are_ignored() -> None:
         b"{}",
         b"[" * 100_000,
         b'{"format":0,"name":"a","start_id":"1","epoch":1,"address":""}',
-        b'{"format":2,"name":"a","start_id":"1","epoch":1,"address":""}',
+        b'{"format":3,"name":"a","start_id":"1","epoch":1,"address":""}',
         b'{"format":true,"name":"a","start_id":"1","epoch":1,"address":""}',
         b'{"format":"1","name":"a","start_id":"1","epoch":1,"address":""}',
         b'{"format":1,"name":"a","start_id":1,"epoch":1,"address":""}',

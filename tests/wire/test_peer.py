@@ -4,74 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from incomingd.core import codec
 from incomingd.core.errors import Code, Refusal
-from incomingd.core.peering import (
-    Act,
-    Acted,
-    ActName,
-    BytesWanted,
-    Elsewhere,
-    Given,
-    NotNow,
-    Question,
-    Recall,
-    Recalled,
-    Recorded,
-    Release,
-    Unknown,
-    Voided,
-)
-from incomingd.core.record import Record, Terms
-from incomingd.core.tenure import Claim, ClaimKind, Identity
-from incomingd.wire.peer import (
-    MESSAGE_BYTES_MAX,
-    Answer,
-    Dialect,
-    Document,
-    Done,
-    Formats,
-    ListingWanted,
-    Message,
-    Page,
-    Refused,
-    StatusWanted,
-    name_of,
-)
+from incomingd.core.formats import FORMER
+from incomingd.core.peering import Act, Acted, ActName, Elsewhere, Given, Question
+from incomingd.core.record import Record
+from incomingd.core.tenure import Identity
+from incomingd.wire.peer import MESSAGE_BYTES_MAX, Document, Done, Formats, Refused, StatusWanted
 from tests.core.records import json_values, records
+from tests.support.golden import ANSWERS, CLAIM_OF_NOBODYS_QUESTION, MESSAGES, SMALL_RECORD, UPLOAD, VOLUME
 
-FIXTURE = Path(__file__).with_name("peer-format-1.json")
-VOLUME = "vvvvvvvvvvvv"
-UPLOAD = "u" * 43 + VOLUME
-IT = Identity("it:4000", "2" * 32, "https://it:4002")
-RECORD = Record(UPLOAD, Terms("https://app.example/done", "c2VjcmV0"), created_at=1.0, expires_at=2.0)
-MESSAGES: dict[str, Message] = {
-    "recall": Recall(UPLOAD, 3, IT),
-    "act": Act(UPLOAD, ActName.CONFIRM, {"done": True, "client_data": [1, "ü", None]}),
-    "ask": Question(UPLOAD, "q" * 22, IT, VOLUME),
-    "void": Voided(UPLOAD, "q" * 22, 4),
-    "recorded": Recorded(UPLOAD, 4),
-    "release": Release(UPLOAD, ("bytes.1", "part-" + "p" * 22 + ".2")),
-    "read": BytesWanted(UPLOAD, "bytes.1", 5, 2**40),
-    "listing": ListingWanted({"status": ["open"]}),
-    "status": StatusWanted(),
-}
-ANSWERS: dict[str, Answer] = {
-    **{each.value: each for each in Recalled},
-    "acted": Acted(RECORD, 7),
-    "given": Given(Claim(4, IT, "c" * 22, VOLUME, ClaimKind.PULL, "q" * 22), RECORD),
-    "elsewhere": Elsewhere(IT, 9, VOLUME, keeps=True),
-    "unknown": Unknown(),
-    "not_now": NotNow("the disk says nothing"),
-    "done": Done(),
-    "document": Page({"uploads": [{"id": UPLOAD}]}),
-}
 FORMATS = Formats()
 
 
@@ -87,34 +34,6 @@ def code_of(name: str, body: bytes, formats: Formats = FORMATS) -> Code:
     with pytest.raises(Refusal) as refused:
         formats.read_call(name, body)
     return refused.value.code
-
-
-def test_the_tables_here_have_every_message_and_answer() -> None:
-    stored = json.loads(FIXTURE.read_text())
-    assert stored["calls"].keys() == MESSAGES.keys()
-    assert stored["answers"].keys() == ANSWERS.keys()
-
-
-@pytest.mark.parametrize("name", MESSAGES)
-def test_a_call_of_format_1_stays_as_it_is(name: str) -> None:
-    """A change of it needs a new format: another instance may be of the former version."""
-    message = MESSAGES[name]
-    assert name_of(message) == name
-    written = FORMATS.call(message, 1)
-    assert json.loads(written) == json.loads(FIXTURE.read_text())["calls"][name]
-    assert FORMATS.read_call(name, written) == (message, 1)
-
-
-@pytest.mark.parametrize("word", ANSWERS)
-def test_an_answer_of_format_1_stays_as_it_is(word: str) -> None:
-    written = FORMATS.answer(ANSWERS[word], 1)
-    said = json.loads(written)
-    if "record" in said:
-        # Its format is its own, and held by tests of its own.
-        assert said["record"] == json.loads(codec.encode(RECORD))
-        said["record"] = {}
-    assert said == json.loads(FIXTURE.read_text())["answers"][word]
-    assert FORMATS.read_answer(written) == ANSWERS[word]
 
 
 @settings(max_examples=25)
@@ -168,7 +87,7 @@ MALFORMED: dict[str, tuple[str, bytes, Code]] = {
     "too large": ("status", b" " * (MESSAGE_BYTES_MAX + 1), Code.BODY_TOO_LARGE),
     "no format": ("status", b"{}", Code.PEER_FORMAT_UNKNOWN),
     "the format before the first": ("status", body("status", format=0), Code.PEER_FORMAT_UNKNOWN),
-    "a format of the future": ("status", body("status", format=2), Code.PEER_FORMAT_UNKNOWN),
+    "a format of the future": ("status", body("status", format=3), Code.PEER_FORMAT_UNKNOWN),
     "true for a format": ("status", body("status", format=True), Code.PEER_FORMAT_UNKNOWN),
     "a field more": ("status", body("status", more=1), Code.FIELD_INVALID),
     "a field less": ("recall", body("recall", epoch=...), Code.FIELD_INVALID),
@@ -245,43 +164,40 @@ def test_nothing_that_is_sent_makes_anything_but_a_message_or_a_refusal(name: st
 # -------------------------------------------------------------------------------------------------------------- formats
 
 
-def _renamed(one: str, other: str) -> Callable[[Document], Document]:
-    return lambda document: {other if field == one else field: value for field, value in document.items()}
+def test_nothing_is_an_empty_text_in_format_1_and_null_in_format_2() -> None:
+    """Neither takes the other's word for it."""
+    nobody = Identity("it", "2" * 32)
+    asked = Question(UPLOAD, "", nobody, VOLUME)
+    given = Given(replace(CLAIM_OF_NOBODYS_QUESTION, volume_id=VOLUME), SMALL_RECORD)
+    for version, said, other in ((1, "", None), (2, None, "")):
+        call = json.loads(FORMATS.call(asked, version))
+        assert (call["question"], call["by"]["address"]) == (said, said)
+        assert FORMATS.read_call("ask", json.dumps(call).encode()) == (asked, version)
+        assert code_of("ask", json.dumps(call | {"question": other}).encode()) is Code.FIELD_INVALID
+        assert code_of("ask", json.dumps(call | {"by": call["by"] | {"address": other}}).encode()) is Code.FIELD_INVALID
+        answer = json.loads(FORMATS.answer(given, version))
+        assert (answer["claim"]["question"], answer["claim"]["owner"]["address"]) == (said, said)
+        assert FORMATS.read_answer(json.dumps(answer).encode()) == given
+        elsewhere = Elsewhere(nobody, 9, VOLUME)
+        assert json.loads(FORMATS.answer(elsewhere, version))["owner"]["address"] == said
+        assert FORMATS.read_answer(FORMATS.answer(elsewhere, version)) == elsewhere
 
 
-# What a program of the next version would know: the format before its own had other names for two things.
-NEXT = Formats(
-    {
-        1: Dialect(
-            write={"recall": _renamed("epoch", "number"), "not_now": _renamed("detail", "why")},
-            read={"recall": _renamed("number", "epoch"), "not_now": _renamed("why", "detail")},
-        ),
-        2: Dialect(),
-    }
-)
-AFTER_NEXT = Formats({2: Dialect(), 3: Dialect()})
+def test_a_record_is_of_the_format_of_its_message() -> None:
+    """Whoever understands one understands the other."""
+    acted = Acted(SMALL_RECORD, 7)
+    for version, other in ((1, 2), (2, 1)):
+        answer = json.loads(FORMATS.answer(acted, version))
+        assert answer["record"]["format"] == answer["format"] == version
+        answer["record"]["format"] = other
+        with pytest.raises(Refusal, match="record"):
+            FORMATS.read_answer(json.dumps(answer).encode())
 
 
-def test_a_program_knows_its_own_format_and_the_one_before() -> None:
-    assert (FORMATS.newest, FORMATS.oldest) == (1, 1)
-    assert (NEXT.newest, NEXT.oldest) == (2, 1)
-    with pytest.raises(AssertionError):
-        Formats({1: Dialect(), 3: Dialect()})
-
-
-def test_the_former_format_is_written_and_read_in_its_own_words() -> None:
-    recall = Recall(UPLOAD, 3, IT)
-    former, present = NEXT.call(recall, 1), NEXT.call(recall, 2)
-    assert json.loads(former)["number"] == json.loads(present)["epoch"] == 3
-    assert NEXT.read_call("recall", former) == (recall, 1)
-    assert NEXT.read_call("recall", present) == (recall, 2)
-    assert json.loads(NEXT.answer(NotNow("x"), 1)) == {"format": 1, "answer": "not_now", "why": "x"}
-    for version in (1, 2):
-        assert NEXT.read_answer(NEXT.answer(NotNow("x"), version)) == NotNow("x")
-
-
-def test_formats_two_versions_apart_do_not_understand_each_other() -> None:
-    assert code_of("status", AFTER_NEXT.call(StatusWanted(), 3), NEXT) is Code.PEER_FORMAT_UNKNOWN
-    assert code_of("status", FORMATS.call(StatusWanted(), 1), AFTER_NEXT) is Code.PEER_FORMAT_UNKNOWN
-    assert NEXT.read_call("status", AFTER_NEXT.call(StatusWanted(), 2)) == (StatusWanted(), 2)
-    assert NEXT.read_call("status", FORMATS.call(StatusWanted(), 1)) == (StatusWanted(), 1)
+def test_the_former_program_understands_the_former_format_only() -> None:
+    former = Formats(FORMER)
+    assert code_of("status", FORMATS.call(StatusWanted(), 2), former) is Code.PEER_FORMAT_UNKNOWN
+    assert former.read_call("status", FORMATS.call(StatusWanted(), 1)) == (StatusWanted(), 1)
+    with pytest.raises(Refusal, match="format 1"):
+        former.read_answer(FORMATS.answer(Done(), 2))
+    assert former.read_answer(FORMATS.answer(Done(), 1)) == Done()

@@ -30,26 +30,30 @@ _READS_MAX: Final = 100
 class TenureFiles:
     """Reads and writes them."""
 
-    def __init__(self, *, token: str, durable: bool) -> None:
+    def __init__(self, *, token: str, durable: bool, formats: codec.Formats) -> None:
         """Set it up.
 
         Args:
             token: that no other run has: it keeps the files apart that are being written.
             durable: what is written survives a power loss.
+            formats: of records and claims.
         """
+        self._formats = formats
         self._token = token
         self._durable = durable
         self._count = itertools.count()
 
     def standing(self, folder: Path, upload_id: str) -> Standing | None:
-        """Return the last record and the last claim; None: there is no record."""
+        """Return the last record, and the last claim if that has no record; None: there is no record at all."""
         for _ in range(_READS_MAX):
             chain = self._chain(folder)
             if chain is None or chain.last_record is None:
                 return None
             try:
-                record = read_record(folder / chain.last_record, upload_id)
-                claim = _read_claim(folder / claim_name(chain.claim)) if chain.claim is not None else None
+                record = read_record(folder / chain.last_record, upload_id, self._formats)
+                claim = None
+                if chain.unrecorded is not None:
+                    claim = self._read_claim(folder / claim_name(chain.unrecorded))
             except FileNotFoundError:
                 # A later tenure has written its own, and dropped this one.
                 continue
@@ -64,11 +68,11 @@ class TenureFiles:
             if chain is None or chain.last_record is None:
                 return None
             with contextlib.suppress(FileNotFoundError):
-                if chain.claim is not None and chain.claim > (chain.record or 0):
-                    claim = _read_claim(folder / claim_name(chain.claim))
+                if chain.unrecorded is not None:
+                    claim = self._read_claim(folder / claim_name(chain.unrecorded))
                     if claim.volume_id != volume_id:
                         return None
-                return read_record(folder / chain.last_record, upload_id)
+                return read_record(folder / chain.last_record, upload_id, self._formats)
         msg = f"{folder}: records come and go"
         raise RecordUnreadableError(msg)
 
@@ -110,7 +114,7 @@ class TenureFiles:
         path = folder / claim_name(claim.epoch)
         fresh = folder / f"{path.name}.{self._token}-{next(self._count)}.new"
         try:
-            files.write_whole(fresh, codec.encode_claim(claim), sync=self._durable)
+            files.write_whole(fresh, self._formats.encode_claim(claim), sync=self._durable)
             try:
                 os.link(fresh, path)
             except OSError:
@@ -134,13 +138,13 @@ class TenureFiles:
             return None
         if chain.record is None and chain.claim is None:
             try:
-                return read_record(folder / chain.last_record, upload_id).epoch
+                return read_record(folder / chain.last_record, upload_id, self._formats).epoch
             except FileNotFoundError:
                 return None
         return max(chain.record or 0, chain.claim or 0)
 
     def _is_ours(self, folder: Path, claim: Claim) -> bool:
-        return _read_claim(folder / claim_name(claim.epoch)).create_id == claim.create_id
+        return self._read_claim(folder / claim_name(claim.epoch)).create_id == claim.create_id
 
     def look(self, folder: Path, epoch: int) -> bool | None:
         """Return whether no claim has followed *epoch*; None: there is no such folder."""
@@ -156,7 +160,7 @@ class TenureFiles:
         first = not path.exists()
         fresh = folder / f"{path.name}.{self._token}.new"
         try:
-            files.write_atomically(path, codec.encode(record), sync=sync, whole=self._durable, fresh=fresh)
+            files.write_atomically(path, self._formats.encode(record), sync=sync, whole=self._durable, fresh=fresh)
         except OSError:
             with contextlib.suppress(OSError):
                 fresh.unlink()
@@ -166,8 +170,20 @@ class TenureFiles:
                 if is_older_record(name, record.epoch):
                     files.unlink_if_there(folder / name)
 
+    def _read_claim(self, path: Path) -> Claim:
+        data = path.read_bytes()
+        try:
+            claim = self._formats.decode_claim(data)
+        except codec.RecordFormatError as error:
+            msg = f"{path}: {error}"
+            raise RecordUnreadableError(msg) from error
+        if path.name != claim_name(claim.epoch):
+            msg = f"{path}: claim {claim.epoch} under the name of another"
+            raise RecordUnreadableError(msg)
+        return claim
 
-def read_record(path: Path, upload_id: str) -> Record:
+
+def read_record(path: Path, upload_id: str, formats: codec.Formats) -> Record:
     """Return the record at *path*.
 
     Raises:
@@ -176,7 +192,7 @@ def read_record(path: Path, upload_id: str) -> Record:
     """
     data = path.read_bytes()
     try:
-        record = codec.decode(data)
+        record = formats.decode(data)
     except codec.RecordFormatError as error:
         msg = f"{path}: {error}"
         raise RecordUnreadableError(msg) from error
@@ -185,16 +201,3 @@ def read_record(path: Path, upload_id: str) -> Record:
         msg = f"{path}: the record of another upload"
         raise RecordUnreadableError(msg)
     return record
-
-
-def _read_claim(path: Path) -> Claim:
-    data = path.read_bytes()
-    try:
-        claim = codec.decode_claim(data)
-    except codec.RecordFormatError as error:
-        msg = f"{path}: {error}"
-        raise RecordUnreadableError(msg) from error
-    if path.name != claim_name(claim.epoch):
-        msg = f"{path}: claim {claim.epoch} under the name of another"
-        raise RecordUnreadableError(msg)
-    return claim

@@ -95,6 +95,7 @@ class _Held:
     shared: bool
     claims_are_files: bool
     network: bool
+    formats: codec.Formats
 
 
 class DirectoryVolume:
@@ -112,7 +113,8 @@ class DirectoryVolume:
         self._interrupted = threading.Event()
         self._synced_groups: set[Path] = set()
         """Groups, of uploads and of keys, whose names were brought to the disk."""
-        self._tenures = TenureFiles(token=held.token, durable=self._durable) if held.claims_are_files else None
+        tenures = TenureFiles(token=held.token, durable=self._durable, formats=held.formats)
+        self._tenures = tenures if held.claims_are_files else None
         self._keys = KeyFiles(
             root / "keys",
             token=held.token,
@@ -133,6 +135,7 @@ class DirectoryVolume:
         options: DirectoryOptions,
         shared: bool = False,
         start_id: str = "",
+        formats: codec.Formats = codec.NEWEST,
     ) -> DirectoryVolume:
         """Open the volume at *root*, making it if nothing is there; blocks.
 
@@ -143,6 +146,7 @@ class DirectoryVolume:
             options: see there.
             shared: other processes may use it at the same time; claims are files then, and ever after.
             start_id: of this run of the program, so that others can be shown that it is over; empty: nobody is.
+            formats: of records and claims.
 
         Raises:
             VolumeLockedError: another process holds it; alone, or where it is not to be shared.
@@ -176,7 +180,7 @@ class DirectoryVolume:
             undo.pop_all()
             held = _Held(
                 lock, runs, start_id, token, shared=shared, claims_are_files=shared or claims_are_files,
-                network=mount.network,
+                network=mount.network, formats=formats,
             )  # fmt: skip
         return cls(root, volume_id, held, options)
 
@@ -277,7 +281,7 @@ class DirectoryVolume:
             record = self._tenures.read(folder, upload_id, self._id)
         else:
             with contextlib.suppress(FileNotFoundError):
-                record = read_record(folder / RECORD, upload_id)
+                record = read_record(folder / RECORD, upload_id, self._held.formats)
         if record is None:
             # Nothing may be called unknown by a volume that is not there.
             self._assert_there()
@@ -362,7 +366,7 @@ class DirectoryVolume:
         if self._tenures is not None:
             self._tenures.write(folder, record, sync=sync)
         else:
-            files.write_atomically(folder / RECORD, codec.encode(record), sync=sync, whole=self._durable)
+            files.write_atomically(folder / RECORD, self._held.formats.encode(record), sync=sync, whole=self._durable)
 
     # -- bytes
 
