@@ -46,6 +46,7 @@ SPREAD_S: Final = 2.0
 CUTS_PER_S_MIN: Final = 25.0
 """Few cuts are not spread for so long."""
 CUTS_AT_ONCE: Final = 8
+TELL_S: Final = 0.1
 RETRY_S: Final = 0.5
 EVACUATION_S: Final = 0.2
 INVITED_AT_ONCE: Final = 100
@@ -119,6 +120,8 @@ class Drain:
         self._parked = 0
         self._invited = 0
         self._began_at = 0.0
+        self._told_at = float("-inf")
+        """When it was last told how far it has come."""
         self._evacuation: Evacuation | None = None
         self._asked = False
         """A balancer asks what it is to do: it will hear of this."""
@@ -175,12 +178,14 @@ class Drain:
 
     async def wait(self, within_s: float) -> bool:
         """Return whether it is done, at the latest after *within_s* or when somebody is in a hurry."""
-        if self._task is None:
+        task = self._task
+        if task is None:
             return True
         self._patience = asyncio.get_running_loop().create_future()
-        self._task.add_done_callback(lambda _: self.hurry())
+        task.add_done_callback(lambda _: self.hurry())
         await self._engine.services.clock.timeout(within_s, self._patience)
-        return self._task.done()
+        # Somebody may have undone it meanwhile.
+        return task.done()
 
     def hurry(self) -> None:
         """Have nobody wait for it any longer."""
@@ -339,7 +344,7 @@ class Drain:
             services.health.failed(error)
             return
         self._parked += 1
-        self.progressed(self.progress)
+        self._tell_now_and_then()
         record = upload.record
         if record.status is Status.OPEN or record.status.final:
             return
@@ -349,6 +354,13 @@ class Drain:
             self._invitations[guest.identity].append(Invitation(upload.id, record.epoch, services.identity))
         if sum(map(len, self._invitations.values())) >= INVITED_AT_ONCE:
             await self._invite()
+
+    def _tell_now_and_then(self) -> None:
+        """Tell how far it has come. Counting looks at every upload: not for each of thousands."""
+        now = self._engine.services.clock.monotonic()
+        if now - self._told_at >= TELL_S:
+            self._told_at = now
+            self.progressed(self.progress)
 
     async def _park_at_rest(self, upload_id: str) -> None:
         try:
