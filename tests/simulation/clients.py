@@ -231,7 +231,7 @@ class Client:
             while not self.over:
                 await self.step()
                 await asyncio.sleep(self.chance.expovariate(2.0))
-                if self.chance.random() < 0.02 and self.begun and (target := self.target()):
+                if self.begun and self.chance.random() < 0.02 and (target := self.target()) is not None:
                     await self.begin(target)
         finally:
             for other in others:
@@ -257,10 +257,8 @@ class Client:
         while not self.over:
             if loop.time() > deadline:
                 raise BrokenError(f"{self.truth.name}: cannot go on, although nothing is disturbed any more")
-            before = self.offset
             await self.step(pace=0.0)
-            if self.offset is None and before is None:
-                await asyncio.sleep(0.2)
+            await asyncio.sleep(0.1)
 
 
 async def make_ticket(

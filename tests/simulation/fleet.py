@@ -16,8 +16,9 @@ from typing import Any, TypeVar, cast
 from incomingd.core.errors import Refusal
 from incomingd.core.record import Record
 from incomingd.core.ring import Instance
+from incomingd.core.status import Status
 from incomingd.core.tenure import Identity
-from incomingd.daemon.fleet import PeerSide, RegistryWatch
+from incomingd.daemon.fleet import PeerSide
 from incomingd.drain import Drain
 from incomingd.drain.drain import DrainOptions
 from incomingd.engine.census import Census
@@ -29,6 +30,7 @@ from incomingd.engine.upkeep import Upkeep
 from incomingd.handover.handover import Handover, HandoverOptions
 from incomingd.metrics import Metrics
 from incomingd.registry.fleet import FleetRegistry
+from incomingd.registry.registry import AvailabilityChanged, Event, InvitationsWaiting
 from incomingd.storage.memory import MemoryDisk
 from incomingd.storage.memory_parts import Trouble
 from incomingd.wire.callback import Answer, Callback, parse_answer
@@ -146,7 +148,8 @@ class Process:
         )
         self.upkeep = Upkeep(self.engine, interval_s=10.0)
         self.handover = Handover(self.engine, self, fleet.handover_options, Metrics(version="0", instance=self.name))
-        self.watch = RegistryWatch(self.engine)
+        self._taking = False
+        _ = self.registry.watch(self._heard)
         self.census = Census(self.engine)
         self.drain = Drain(self.engine, DrainOptions(), callbacks_open=lambda: self.handover.under_way)
         self.peer_side = PeerSide(self.engine, self._status)
@@ -154,6 +157,19 @@ class Process:
 
     async def _status(self) -> dict[str, Any]:
         return {"instance": self.name, "state": self.engine.state.phase.value}
+
+    def _heard(self, event: Event) -> None:
+        if isinstance(event, AvailabilityChanged):
+            self.engine.state.registry_away = event.trouble is not None
+        elif isinstance(event, InvitationsWaiting) and not self._taking:
+            self._taking = True
+            _ = self.clock.spawn(self._take(), name="invitations")
+
+    async def _take(self) -> None:
+        try:
+            await self.engine.take_invited()
+        finally:
+            self._taking = False
 
     async def _start(self) -> None:
         await self.registry.start()
@@ -181,8 +197,8 @@ class Process:
             if ambush.count <= 0:
                 self.ambush = None
                 fleet.tell(self, f"frozen {'after' if ambush.late else 'at'} {name}")
-                hold = FreezesHere(lambda: self.freeze(ambush.for_s))
-                return Trouble(error=None, hold=cast("Any", hold), late=ambush.late)
+                here = FreezesHere(lambda: self.freeze(ambush.for_s))
+                return Trouble(error=None, hold=cast("asyncio.Future[None]", here), late=ambush.late)
         if self.sick is not None and (trouble := self.sick(name)) is not None:
             fleet.tell(self, f"disk: {name} fails{' although done' if trouble.done else ''}")
             return trouble
@@ -362,7 +378,7 @@ class Fleet:
         record = stored(self.disk, truth.upload_id)
         if offset is None or record is None or record.status.gone:
             return
-        if live is None or live.superseded:
+        if live is None or live.superseded or live.record.status is not Status.OPEN:
             if record.status.whole:
                 self._check_promise(truth, beginning_of(record), record, offset, floor)
             return

@@ -81,31 +81,31 @@ class SimPeers:
         work: Callable[[Process], Awaitable[T]],
         *,
         within_s: float = CALL_S,
+        passes: bool = False,
     ) -> T:
-        """Have *work* done by the run that *peer* names; see the interface for what is raised."""
+        """Have *work* done by the run that *peer* names; see the interface for what is raised.
+
+        Args:
+            peer: whom.
+            what: is asked, for the story.
+            work: at the other end.
+            within_s: so long somebody waits for it.
+            passes: a refusal goes on to whoever asked for this.
+        """
         network = self._fleet.network
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         async def serve(target: Process, *, answers: bool) -> None:
-            try:
-                result: Any = await work(target)
-            except Refusal as refusal:
-                result = refusal
-            except VolumeError as error:
-                result = PeerRefusedError(str(error))
+            result = await _done(work, target)
             if answers and not network.happens(network.lost) and network.reaches(self._own.name, target.name):
                 outside(network.delay_s(), _settle, answer, result)
 
         def arrive(*, answers: bool) -> None:
-            target = self._fleet.running.get(peer.name)
-            if target is None or not network.reaches(self._own.name, peer.name):
-                if target is None and network.reaches(self._own.name, peer.name):
-                    outside(network.delay_s(), _settle, answer, PeerGoneError("connection refused"))
-                return
-            if target.identity.start_id != peer.start_id:
-                outside(network.delay_s(), _settle, answer, PeerGoneError("another run answers"))
-                return
-            _ = target.spawn(serve(target, answers=answers), f"{what} from {self._own.name}")
+            target, gone = self._reached(peer)
+            if target is not None:
+                _ = target.spawn(serve(target, answers=answers), f"{what} from {self._own.name}")
+            elif gone is not None:
+                outside(network.delay_s(), _settle, answer, gone)
 
         if not network.happens(network.lost):
             late = within_s + network.chance.uniform(0, 20) if network.happens(network.late) else 0.0
@@ -116,10 +116,23 @@ class SimPeers:
             self._fleet.tell(self._own, f"{what} to {peer.name}: no answer")
             raise PeerSilentError(f"{what}: no answer within {within_s:g} s")
         result = answer.result()
-        if isinstance(result, PeerError):
+        if isinstance(result, Refusal) and not passes:
+            result = PeerRefusedError(str(result))
+        if isinstance(result, PeerError | Refusal):
             self._fleet.tell(self._own, f"{what} to {peer.name}: {result}")
             raise result
-        return result  # type: ignore[no-any-return] # what `work` returned, or its refusal
+        return result  # type: ignore[no-any-return] # what `work` returned
+
+    def _reached(self, peer: Identity) -> tuple[Process | None, PeerGoneError | None]:
+        """Return who is there, or what is told instead; neither: nobody tells anything."""
+        target = self._fleet.running.get(peer.name)
+        if not self._fleet.network.reaches(self._own.name, peer.name):
+            return None, None
+        if target is None:
+            return None, PeerGoneError("connection refused")
+        if target.identity.start_id != peer.start_id:
+            return None, PeerGoneError("another run answers")
+        return target, None
 
     async def recall(self, owner: Identity, recall: Recall) -> Recalled:
         async def work(target: Process) -> Recalled:
@@ -134,16 +147,10 @@ class SimPeers:
             return recalled
 
         within_s = max(self._fleet.lease_s / 4, 0.5)
-        recalled = await self._call(owner, "recall", work, within_s=within_s)
-        if isinstance(recalled, Refusal):
-            raise PeerRefusedError(str(recalled))
-        return recalled
+        return await self._call(owner, "recall", work, within_s=within_s)
 
     async def act(self, owner: Identity, act: Act) -> Acted:
-        acted = await self._call(owner, f"act {act.name.value}", lambda target: target.engine.act(act))
-        if isinstance(acted, Refusal):
-            raise acted
-        return acted
+        return await self._call(owner, f"act {act.name.value}", lambda target: target.engine.act(act), passes=True)
 
     async def ask(self, holder: Identity, question: Question) -> Reply:
         return await self._plain(holder, "question", lambda target: target.engine.giving.ask(question))
@@ -158,10 +165,7 @@ class SimPeers:
         await self._plain(holder, "release", lambda target: target.engine.giving.release(release))
 
     async def _plain(self, peer: Identity, what: str, work: Callable[[Process], Awaitable[T]]) -> T:
-        answer = await self._call(peer, what, work)
-        if isinstance(answer, Refusal):
-            raise PeerRefusedError(str(answer))
-        return answer
+        return await self._call(peer, what, work)
 
     def read(self, holder: Identity, wanted: BytesWanted) -> PeerBody:
         # Nobody's bytes lie with another one where all share a volume.
@@ -172,6 +176,16 @@ class SimPeers:
 
     async def status(self, peer: Identity) -> Document:
         return await self._plain(peer, "status", lambda target: target.peer_side.status())
+
+
+async def _done(work: Callable[[Process], Awaitable[T]], target: Process) -> T | Refusal | PeerError:
+    """Return what came of it, as the answering side would tell it."""
+    try:
+        return await work(target)
+    except Refusal as refusal:
+        return refusal
+    except VolumeError as error:
+        return PeerRefusedError(str(error))
 
 
 def _settle(answer: asyncio.Future[Any], result: object) -> None:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from tests.support.virtual import VirtualClock, VirtualLoop
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 HERE: contextvars.ContextVar[Gate | None] = contextvars.ContextVar("HERE", default=None)
 
@@ -87,7 +88,9 @@ class _Turn:
 class ProcessLoop(VirtualLoop):
     """A virtual loop on which processes can be frozen."""
 
-    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> asyncio.Handle:
+    def call_soon(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
         context = context if context is not None else contextvars.copy_context()
         gate = context.get(HERE)
         if gate is None:
@@ -97,7 +100,11 @@ class ProcessLoop(VirtualLoop):
         return turn.handle
 
     def call_at(
-        self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         context = context if context is not None else contextvars.copy_context()
         gate = context.get(HERE)

@@ -80,7 +80,7 @@ def blocks(text: str) -> list[tuple[int, list[str], list[str]]]:
         if line == "----":
             expecting = True
         else:
-            begun[2 if expecting else 1].append(line)
+            (begun[2] if expecting else begun[1]).append(line)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -40,9 +40,10 @@ class Profile:
     expires: float = 0.15
     """Share of tickets with little time."""
     stays_frozen: bool | None = None
+    deferred: bool | None = None
 
 
-class Story(AssertionError):  # noqa: N818 -- a failed run tells its story
+class Story(AssertionError):
     """What led to a broken promise."""
 
 
@@ -53,33 +54,25 @@ def run(seed: int, profile: Profile | None = None) -> Fleet:
         Story: a promise was broken.
     """
     loop = ProcessLoop()
-    fleet: Fleet | None = None
-    error: BaseException | None = None
-    try:
-        chance = random.Random(seed)
-        profile = profile or Profile()
-        network_disk = profile.network_disk if profile.network_disk is not None else chance.random() < 0.3
-        fleet = Fleet(seed, network_disk=network_disk)
-        with logging_to(fleet):
-            try:
-                task = loop.create_task(_Run(fleet, profile, chance).run(), context=OUTSIDE.copy())
-                loop.run_until_complete(task)
-            except AssertionError as broken:
-                error = broken
-            fleet.clear_away()
-            complaints = list(loop.complaints)
-            loop.complaints.clear()
-            loop.finish()
-    finally:
-        if not loop.is_closed():
-            loop.close()
-    for complaint in complaints:
-        error = complaint.get("exception") or AssertionError(complaint.get("message"))
-        break
-    error = (fleet.broken or [error])[0]
-    if error is not None:
+    profile = profile or Profile()
+    chance = random.Random(seed)
+    network_disk = profile.network_disk if profile.network_disk is not None else chance.random() < 0.3
+    fleet = Fleet(seed, network_disk=network_disk)
+    errors: list[BaseException] = []
+    with logging_to(fleet):
+        task = loop.create_task(_Run(fleet, profile, chance).run(), context=OUTSIDE.copy())
+        try:
+            loop.run_until_complete(task)
+        except AssertionError as broken:
+            errors.append(broken)
+        fleet.clear_away()
+        found = [each.get("exception") or AssertionError(each.get("message")) for each in loop.complaints]
+        loop.complaints.clear()
+        loop.finish()
+    errors = [*fleet.broken, *found, *errors]
+    if errors:
         story = "\n".join(fleet.lines[-LINES_SHOWN:])
-        raise Story(f"{error!r}\n\n{story}\n\nagain: INCOMING_SIM_SEED={seed}") from error
+        raise Story(f"{errors[0]!r}\n\n{story}\n\nagain: INCOMING_SIM_SEED={seed}") from errors[0]
     return fleet
 
 
@@ -151,6 +144,8 @@ class _Run:
                     truth = await make_ticket(fleet, chance.choice(able), number, expires_in_s=expires_in_s, seed=seed)
                 if truth is None:
                     await asyncio.sleep(0.5)
+            if self.profile.deferred is not None:
+                truth.deferred = self.profile.deferred
             client = Client(fleet, truth, chance.getrandbits(32))
             client.lost = chance.choice([0.0, 0.1, 0.3])
             self.clients.append(client)
@@ -195,10 +190,8 @@ class _Run:
             truth.may_end.add("ended")
 
         fleet = self.fleet
-        try:
+        with suppress(NoAnswerError, Refusal):
             await fleet.request(target, work)
-        except (NoAnswerError, Refusal):
-            pass
 
     async def _confirm(self, target: Process, truth: Truth) -> None:
         fleet = self.fleet
@@ -207,11 +200,9 @@ class _Run:
             await process.engine.confirm(truth.upload_id, done=True, message=None, client_data=None)
             fleet.tell(process, f"confirm {truth.name}: done")
 
-        try:
+        with suppress(NoAnswerError, Refusal):
             await fleet.request(target, work)
             fleet.app.waiting.discard(truth.upload_id)
-        except (NoAnswerError, Refusal):
-            pass
 
     # -- the end
 
