@@ -400,6 +400,9 @@ class OwnedUpload:
         """Give the upload up, so that any peer can have it. Under the guard, with every append at rest."""
         if self.superseded:
             return
+        if self.services.volume.shared:
+            # Whose upload it is now may have deleted these bytes: that is no trouble of the disk.
+            await self.look()
         record = await self._noted()
         changed = record is not self.record
         if not record.status.final:
