@@ -87,6 +87,9 @@ class Bar:
 def progress(drain: dict[str, Any]) -> str:
     """Say how far a drain is, from the `drain` of a status."""
     parts = [f"{drain['left']} of {counted(drain['uploads'], 'upload')} left"]
+    if drain["left"] > drain["uploads"]:
+        # Of a volume that nobody else reaches all uploads have to go, not only those that it owned when it began.
+        parts = [f"{counted(drain['left'], 'upload')} left"]
     if not drain["left"] and not drain["uploads"]:
         parts = ["no uploads here"]
     for count, thing in ((drain["appends_open"], "append"), (drain["callbacks_open"], "callback")):

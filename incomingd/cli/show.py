@@ -72,7 +72,7 @@ class Output:
             ("volume", f"{volume['path']} ({volume['id']}), {free}"),
             ("appends", f"{status['appends_open']} under way, {status['uploads_in_memory']} uploads in memory"),
             ("connections", ", ".join(f"{name} {count}" for name, count in status["connections"].items()) or "-"),
-            ("moves", f"{status['moves_open']} under way"),
+            ("moves", f"{status['moves_open']} under way, {counted(status['backfills_open'], 'backfill')} open"),
             ("ring", _ring(status["ring"])),
         ]
         if status["drain"] is not None:

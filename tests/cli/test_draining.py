@@ -176,7 +176,7 @@ def test_ring_says_what_is_wrong(fleet: ApiService, monkeypatch: pytest.MonkeyPa
 def test_an_instance_that_is_alone_says_so(api: ApiService) -> None:
     shown = on_terminal(api, "status")
     assert re.search(r"ring +alone", shown)
-    assert re.search(r"moves +0 under way", shown)
+    assert re.search(r"moves +0 under way, 0 backfills open", shown)
     assert "drain" not in shown
 
 
@@ -189,3 +189,4 @@ def test_numbers_are_said_as_people_say_them() -> None:
     assert progress(drain) == "4 of 9 uploads left, 1 append open, 2 callbacks open"
     assert progress(drain | {"appends_open": 0, "callbacks_open": 0}) == "4 of 9 uploads left"
     assert progress(dict.fromkeys(drain, 0)) == "no uploads here"
+    assert progress(dict.fromkeys(drain, 0) | {"left": 12}) == "12 uploads left"
