@@ -407,11 +407,25 @@ def test_haproxy_is_content_with_the_file_as_it_is(balancer: HAProxy) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_a_reload_takes_over_what_was_changed_in_the_file(tmp_path: Path) -> None:
+    """Also where it is a default of the first lines, which HAProxy's variables could keep from its start."""
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(CONFIG.read_text())
+    with HAProxy(tmp_path / "balancer", [], config=config) as balancer:
+        balancer.start()
+        assert " lb1(" in balancer.command("show peers").replace("id=", " ")
+        config.write_text(CONFIG.read_text().replace("{LB_NAME-lb1}", "{LB_NAME-lb7}"))
+        balancer.reload(wait_for_owners=False)
+        assert " lb7(" in balancer.command("show peers").replace("id=", " ")
+
+
 def test_what_is_not_for_the_world_listens_on_the_loopback_interface() -> None:
-    defaults = dict(re.findall(r"^ *presetenv (LB_\w+) +(\S+)", CONFIG.read_text(), re.MULTILINE))
+    defaults = dict(re.findall(r"^ *setenv SITE_\w+ +\"\$\{(LB_\w+)-(.*)\}\"", CONFIG.read_text(), re.MULTILINE))
     inside = {name for name, value in defaults.items() if value.startswith("127.0.0.1:")}
     assert inside == {"LB_PLAIN", "LB_INNER", "LB_STATS", "LB_PEERS"}
-    assert set(re.findall(r"^ *bind \"\$\{(\w+)\}\"", CONFIG.read_text(), re.MULTILINE)) == inside | {"LB_PUBLIC"}
+    assert {
+        f"LB_{name}" for name in re.findall(r"^ *bind \"\$\{SITE_(\w+)\}\"", CONFIG.read_text(), re.MULTILINE)
+    } == inside | {"LB_PUBLIC"}
     assert defaults["LB_SOCKET"].startswith("/")
 
 

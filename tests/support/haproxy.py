@@ -1,6 +1,6 @@
 """The real HAProxy on `haproxy/haproxy.cfg` itself, with ports of its own on 127.0.0.1.
 
-The file says what differs from place to place in lines `presetenv LB_…`, for which a variable of that name in the
+The file says what differs from place to place in lines `setenv SITE_… "${LB_…-…}"`, where a variable LB_… of the
 environment wins. So the tests change no byte of it.
 
     with HAProxy(folder, [instance_of(daemon) for daemon in daemons]).start() as balancer:
@@ -78,11 +78,13 @@ class HAProxy:
     Args:
         folder: of its own, for the certificate and the log; made if missing.
         instances: in the order of `NAMES`; where there are fewer than three, the others are not there.
+        config: the file, where a test has one of its own.
     """
 
-    def __init__(self, folder: Path, instances: Sequence[Instance]) -> None:
+    def __init__(self, folder: Path, instances: Sequence[Instance], *, config: Path = CONFIG) -> None:
         assert len(instances) <= len(NAMES)
         self.folder = folder
+        self.config = config
         self.instances = [*instances, *(nobody() for _ in NAMES[len(instances) :])]
         self._absent = NAMES[len(instances) :]
         self.public = (HOST, free_port())
@@ -141,7 +143,7 @@ class HAProxy:
         self._log.start()
         with (self.folder / "haproxy.out").open("ab") as output:
             self.process = subprocess.Popen(
-                [program("haproxy"), "-W", "-db", "-f", str(CONFIG)],
+                [program("haproxy"), "-W", "-db", "-f", str(self.config)],
                 env={"PATH": os.environ.get("PATH", os.defpath)} | self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -218,24 +220,31 @@ class HAProxy:
                 found[fields["key"]] = NAMES[int(fields["server_id"]) - 1]
         return found
 
-    def reload(self) -> None:
+    def reload(self, *, wait_for_owners: bool = True) -> None:
         """Have it read its file again; what goes through it goes on in the former process.
 
-        Waits until it has given up asking for what a former process has learned, 5 s after its start: before that
-        HAProxy 2.6 passes nothing on to its successor.
+        Args:
+            wait_for_owners: wait first until it has given up asking for what a former process has learned, 5 s after
+                its start: before that HAProxy 2.6 passes nothing on to its successor.
         """
         assert self.process is not None
-        wait_until(self._asks_no_former_process, "HAProxy has learned what there was to learn at its start")
-        before = self.command("show info")
-        self.process.send_signal(signal.SIGUSR2)
+        if wait_for_owners:
+            wait_until(self._asks_no_former_process, "HAProxy has learned what there was to learn at its start")
+        process, before, heard = self.process, _field(self.command("show info"), "Pid"), self._reloads()
 
         def reloaded() -> bool:
+            if self._reloads() == heard:
+                # Right after its start it is deaf; it is told until it says that it has heard.
+                process.send_signal(signal.SIGUSR2)
             try:
-                return _field(self.command("show info"), "Pid") != _field(before, "Pid")
+                return _field(self.command("show info"), "Pid") != before
             except OSError:
                 return False
 
-        wait_until(reloaded, f"HAProxy is reloaded:\n{self._said()}")
+        wait_until(reloaded, f"HAProxy is reloaded:\n{self._said()}", interval_s=0.2)
+
+    def _reloads(self) -> int:
+        return self._said().count("Reloading HAProxy")
 
     def _asks_no_former_process(self) -> bool:
         found = re.search(r"id=balancers .* flags=0x([0-9a-f]+)", self.command("show peers"))
