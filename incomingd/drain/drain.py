@@ -45,7 +45,9 @@ SPREAD_S: Final = 2.0
 """Over so long the cuts are spread, where `cuts_per_s` allows it: who is cut waits for the moves of those before."""
 CUTS_PER_S_MIN: Final = 25.0
 """Few cuts are not spread for so long."""
-CUTS_AT_ONCE: Final = 8
+CUTS_AT_ONCE: Final = 16
+MUCH_BYTES: Final = 4 * 1024 * 1024
+"""So much may take a disk longer than a client should wait."""
 TELL_S: Final = 0.1
 RETRY_S: Final = 0.5
 EVACUATION_S: Final = 0.2
@@ -284,8 +286,8 @@ class Drain:
 
     async def _cut(self, upload: OwnedUpload, turns: asyncio.Semaphore) -> None:
         try:
-            if upload.appending:
-                # What a fast client has sent may take the disk seconds: better while it sends on than while it waits.
+            if upload.appending and upload.live_offset() - upload.record.content.noted_offset > MUCH_BYTES:
+                # It may take seconds: better while the client sends on than while it waits.
                 await self._bring_to_disk(upload)
             await self._park(upload)
         finally:
@@ -293,11 +295,8 @@ class Drain:
 
     async def _bring_to_disk(self, upload: OwnedUpload) -> None:
         services = self._engine.services
-        record = upload.record
         try:
-            for content in (record.content, *(content for _, content in record.parts)):
-                if content.growing is not None:
-                    await services.volume.sync_segments(record, content)
+            await services.volume.sync_segments(upload.record, upload.record.content)
         except VolumeError as error:
             # Parking tells what is to be told of it.
             services.health.failed(error)
