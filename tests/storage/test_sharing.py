@@ -97,6 +97,16 @@ async def test_nothing_is_left_of_the_probes(volume: DirectoryVolume) -> None:
     await second.close()
 
 
+async def test_what_a_killed_opening_left_of_its_probes_is_deleted(root: Path) -> None:
+    await open_directory(root).close()
+    for name in (".probe.0123", ".probe.4567"):
+        (root / name).mkdir()
+        (root / name / "looked-for").write_text("")
+    (root / ".probe.0123.file").write_text("")
+    await open_directory(root, shared=True, start_id="start-1").close()
+    assert not list(root.glob(".probe*"))
+
+
 async def test_who_wants_it_alone_is_told_who_shares_it(volume: DirectoryVolume) -> None:
     holder: dict[str, object] = {"instance": "second:4000", "pid": 77}
     second = DirectoryVolume.open(
@@ -544,7 +554,7 @@ async def test_forgotten_keys_leave_nothing_in_the_end(volume: DirectoryVolume) 
 def as_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the directory taken for one of NFS."""
     nfs = Mount("nfs4", frozenset({"lookupcache=pos", "local_lock=none"}))
-    monkeypatch.setattr("incomingd.storage.directory.volume.mount_under", lambda root: nfs)
+    monkeypatch.setattr("incomingd.storage.directory.opening.mount_under", lambda root: nfs)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -651,7 +661,7 @@ async def test_this_machines_disk_is_its_own(volume: DirectoryVolume) -> None:
 async def test_a_mount_that_cannot_be_shared_is_refused_before_anything_is_made(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("incomingd.storage.directory.volume.mount_under", lambda root: Mount("cifs"))
+    monkeypatch.setattr("incomingd.storage.directory.opening.mount_under", lambda root: Mount("cifs"))
     with pytest.raises(VolumeUnavailableError, match="cannot be shared: cifs remembers missing names"):
         open_directory(root, shared=True, start_id="start-1")
     assert list(root.iterdir()) == []

@@ -20,6 +20,7 @@ Once instances have shared it::
       keys/<2>/<digest>.bound/<n>   the key, bound for the n-th time; the highest counts
 """
 
-from incomingd.storage.directory.volume import DirectoryOptions, DirectoryVolume
+from incomingd.storage.directory.opening import DirectoryOptions
+from incomingd.storage.directory.volume import DirectoryVolume
 
 __all__ = ["DirectoryOptions", "DirectoryVolume"]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
+import shutil
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from incomingd.core import ids
 from incomingd.storage.directory import files
+from incomingd.storage.directory.lock import DirectoryLock
 from incomingd.storage.directory.mounts import Mount, mount_of
 from incomingd.storage.directory.probing import UnfitError, probe
+from incomingd.storage.directory.runs import Runs
 from incomingd.storage.volume import VolumeUnavailableError
 
 FORMAT: Final = 1
@@ -20,6 +26,74 @@ FORMAT_SHARED: Final = 2
 LOCK: Final = "lock"
 RUNS: Final = "instances"
 _MARK: Final = "files"
+_PROBE: Final = ".probe."
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryOptions:
+    """What an operator chooses."""
+
+    threads: int = 16
+    """At the most so many calls wait for the disk at once."""
+    file_mode: int = 0o640
+    """Of complete files."""
+    file_group: int | None = None
+    """Group id of complete files and of the way to them; None: the process's."""
+    reserve_bytes: int = 64 * 1024 * 1024
+    """Kept free: a length that would go below it is refused beforehand."""
+    durable: bool = True
+    """Joined files survive a power loss before anybody hears of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What an open volume holds, and what follows from how it was opened."""
+
+    volume_id: str
+    lock: DirectoryLock
+    runs: Runs
+    start_id: str
+    token: str
+    """Random, for names that no other run uses."""
+    shared: bool
+    claims_are_files: bool
+    network: bool
+
+
+def hold(
+    root: Path, *, new_id: str, holder: dict[str, object], options: DirectoryOptions, shared: bool, start_id: str
+) -> Held:
+    """Take hold of the volume at *root*; see :meth:`incomingd.storage.directory.DirectoryVolume.open`."""
+    assert start_id or not shared, "those who share need to know who is gone"
+    with contextlib.ExitStack() as undo:
+        if not root.is_dir():
+            root.mkdir(parents=True, exist_ok=True)
+            files.sync_directory(root.parent)
+        mount = mount_under(root)
+        if shared and (refusal := mount.refusal_to_share()):
+            msg = f"{root} cannot be shared: {refusal}"
+            raise VolumeUnavailableError(msg)
+        runs = Runs(root / RUNS, boot_id=files.boot_id(), network=mount.network)
+        lock = DirectoryLock(root / LOCK, holder=holder, shared=shared, sharers=runs.living)
+        undo.callback(lock.release)
+        volume_id, claims_are_files = identify(root, new_id)
+        token = secrets.token_hex(8)
+        if lock.alone:
+            sweep_probes(root)
+        lay_out(root, mode=options.file_mode, group=options.file_group, token=token)
+        if shared:
+            probe_sharing(root, token)
+            if not claims_are_files:
+                mark_shared(root, volume_id, alone=lock.alone)
+            if lock.alone:
+                lock.share()
+        if start_id:
+            undo.callback(runs.leave)
+            runs.enter(start_id, holder)
+            runs.sweep()
+        undo.pop_all()
+        marked = shared or claims_are_files
+    return Held(volume_id, lock, runs, start_id, token, shared=shared, claims_are_files=marked, network=mount.network)
 
 
 def mount_under(root: Path) -> Mount:
@@ -65,6 +139,17 @@ def _line(document: dict[str, object]) -> bytes:
     return json.dumps(document).encode() + b"\n"
 
 
+def sweep_probes(root: Path) -> None:
+    """Delete what former openings left that were killed; only who holds the volume alone may."""
+    for name in os.listdir(root):
+        if name.startswith(_PROBE):
+            path = root / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                files.unlink_if_there(path)
+
+
 def probe_sharing(root: Path, token: str) -> None:
     """See that several processes can share it.
 
@@ -72,7 +157,7 @@ def probe_sharing(root: Path, token: str) -> None:
         VolumeUnavailableError: they cannot; the text says why.
     """
     try:
-        probe(root / f".probe.{token}")
+        probe(root / f"{_PROBE}{token}")
     except UnfitError as unfit:
         msg = f"{root} cannot be shared: {unfit}"
         raise VolumeUnavailableError(msg) from unfit
@@ -90,7 +175,7 @@ def lay_out(root: Path, *, mode: int, group: int | None, token: str) -> None:
             os.chown(path, -1, group)
         root.chmod(0o710)
     files.sync_directory(root)
-    probed = root / "files" / f".probe.{token}"
+    probed = root / f"{_PROBE}{token}.file"
     fd = files.create_fresh(probed)
     try:
         if group is not None:

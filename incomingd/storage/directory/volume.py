@@ -12,10 +12,8 @@ import asyncio
 import contextlib
 import json
 import os
-import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -40,9 +38,7 @@ from incomingd.storage.directory.contents import (
 from incomingd.storage.directory.files import translated
 from incomingd.storage.directory.joining import Piece, join_pieces
 from incomingd.storage.directory.keys import KeyFiles
-from incomingd.storage.directory.lock import DirectoryLock
-from incomingd.storage.directory.opening import LOCK, RUNS, identify, lay_out, mark_shared, mount_under, probe_sharing
-from incomingd.storage.directory.runs import Runs
+from incomingd.storage.directory.opening import DirectoryOptions, Held, hold
 from incomingd.storage.directory.segment import FileSegment, open_for_append
 from incomingd.storage.directory.tenures import TenureFiles, read_record
 from incomingd.storage.measuring import counted
@@ -67,44 +63,14 @@ ANSWER_S: Final = 30.0
 """So long a network is given to answer a question that changes nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryOptions:
-    """What an operator chooses."""
-
-    threads: int = 16
-    """At the most so many calls wait for the disk at once."""
-    file_mode: int = 0o640
-    """Of complete files."""
-    file_group: int | None = None
-    """Group id of complete files and of the way to them; None: the process's."""
-    reserve_bytes: int = 64 * 1024 * 1024
-    """Kept free: a length that would go below it is refused beforehand."""
-    durable: bool = True
-    """Joined files survive a power loss before anybody hears of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """What an open volume holds, and what follows from how it was opened."""
-
-    lock: DirectoryLock
-    runs: Runs
-    start_id: str
-    token: str
-    """Random, for names that no other run uses."""
-    shared: bool
-    claims_are_files: bool
-    network: bool
-    formats: codec.Formats
-
-
 class DirectoryVolume:
     """See :class:`incomingd.storage.volume.Volume`."""
 
-    def __init__(self, root: Path, volume_id: str, held: _Held, options: DirectoryOptions) -> None:
+    def __init__(self, root: Path, held: Held, options: DirectoryOptions, formats: codec.Formats) -> None:
         self._root = root
-        self._id = volume_id
+        self._id = held.volume_id
         self._held = held
+        self._formats = formats
         self._options = options
         self._durable = options.durable or held.network
         self._boot_id = files.boot_id()
@@ -113,7 +79,7 @@ class DirectoryVolume:
         self._interrupted = threading.Event()
         self._synced_groups: set[Path] = set()
         """Groups, of uploads and of keys, whose names were brought to the disk."""
-        tenures = TenureFiles(token=held.token, durable=self._durable, formats=held.formats)
+        tenures = TenureFiles(token=held.token, durable=self._durable, formats=formats)
         self._tenures = tenures if held.claims_are_files else None
         self._keys = KeyFiles(
             root / "keys",
@@ -153,36 +119,9 @@ class DirectoryVolume:
             VolumeUnavailableError: it cannot be made, written, shared, or is of
                 an unknown format, or files cannot be given the mode and group.
         """
-        assert start_id or not shared, "those who share need to know who is gone"
-        with translated(f"opening {root}"), contextlib.ExitStack() as undo:
-            if not root.is_dir():
-                root.mkdir(parents=True, exist_ok=True)
-                files.sync_directory(root.parent)
-            mount = mount_under(root)
-            if shared and (refusal := mount.refusal_to_share()):
-                raise VolumeUnavailableError(f"{root} cannot be shared: {refusal}")
-            runs = Runs(root / RUNS, boot_id=files.boot_id(), network=mount.network)
-            lock = DirectoryLock(root / LOCK, holder=holder, shared=shared, sharers=runs.living)
-            undo.callback(lock.release)
-            volume_id, claims_are_files = identify(root, new_id)
-            token = secrets.token_hex(8)
-            lay_out(root, mode=options.file_mode, group=options.file_group, token=token)
-            if shared:
-                probe_sharing(root, token)
-                if not claims_are_files:
-                    mark_shared(root, volume_id, alone=lock.alone)
-                if lock.alone:
-                    lock.share()
-            if start_id:
-                undo.callback(runs.leave)
-                runs.enter(start_id, holder)
-                runs.sweep()
-            undo.pop_all()
-            held = _Held(
-                lock, runs, start_id, token, shared=shared, claims_are_files=shared or claims_are_files,
-                network=mount.network, formats=formats,
-            )  # fmt: skip
-        return cls(root, volume_id, held, options)
+        with translated(f"opening {root}"):
+            held = hold(root, new_id=new_id, holder=holder, options=options, shared=shared, start_id=start_id)
+        return cls(root, held, options, formats)
 
     @property
     def id(self) -> str:
@@ -281,7 +220,7 @@ class DirectoryVolume:
             record = self._tenures.read(folder, upload_id, self._id)
         else:
             with contextlib.suppress(FileNotFoundError):
-                record = read_record(folder / RECORD, upload_id, self._held.formats)
+                record = read_record(folder / RECORD, upload_id, self._formats)
         if record is None:
             # Nothing may be called unknown by a volume that is not there.
             self._assert_there()
@@ -366,7 +305,7 @@ class DirectoryVolume:
         if self._tenures is not None:
             self._tenures.write(folder, record, sync=sync)
         else:
-            files.write_atomically(folder / RECORD, self._held.formats.encode(record), sync=sync, whole=self._durable)
+            files.write_atomically(folder / RECORD, self._formats.encode(record), sync=sync, whole=self._durable)
 
     # -- bytes
 
