@@ -10,12 +10,14 @@ import pytest
 
 from incomingd.core import codec
 from incomingd.core.formats import FORMER, PRESENT
+from incomingd.core.tenure import Identity
 from incomingd.storage.directory import DirectoryOptions, DirectoryVolume
 from incomingd.storage.memory import MemoryDisk, MemoryVolume
 from incomingd.storage.volume import ClaimTakenError, RecordUnreadableError
-from tests.storage.volumes import OTHER, VOLUME_ID, claimed, close_all, new_id, new_record
+from tests.storage.volumes import VOLUME_ID, claimed, close_all, new_id, new_record
 
 AnyVolume = DirectoryVolume | MemoryVolume
+OTHER = Identity("other", "start-1")
 Opened = Callable[[codec.Formats], AnyVolume]
 
 

@@ -46,6 +46,8 @@ class Daemon:
         self.log_path = folder / "incomingd.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0
+        self.environment: dict[str, str] = {}
+        """Of the next start, beside this process's own."""
         self.supervised = False
         """Whether somebody else starts the process again when it has ended."""
 
@@ -79,7 +81,7 @@ class Daemon:
                 self.command(),
                 cwd=self.folder,
                 # An event or a field that the catalogue of the log does not know is a fault.
-                env=environment | {"PYTHONPATH": str(ROOT), "INCOMINGD_STRICT_LOG": "1"},
+                env=environment | {"PYTHONPATH": str(ROOT), "INCOMINGD_STRICT_LOG": "1"} | self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

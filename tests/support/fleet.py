@@ -28,6 +28,7 @@ class Fleet:
         size: how many.
         shared: all on one data directory; else each on its own.
         settings: of every instance.
+        environment: of every instance's first start.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Fleet:
         *,
         shared: bool = True,
         settings: dict[str, object] | None = None,
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.redis = RedisServer(folder / "redis")
@@ -62,6 +64,8 @@ class Fleet:
             )
             for number, agent in enumerate(self.agents, 1)
         ]
+        for daemon in self.instances:
+            daemon.environment = environment or {}
 
     def __getitem__(self, index: int) -> Daemon:
         return self.instances[index]
