@@ -48,7 +48,7 @@ CUTS_PER_S_MIN: Final = 25.0
 CUTS_AT_ONCE: Final = 16
 MUCH_BYTES: Final = 4 * 1024 * 1024
 """So much may take a disk longer than a client should wait."""
-TELL_S: Final = 0.1
+TELL_S: Final = 0.5
 RETRY_S: Final = 0.5
 EVACUATION_S: Final = 0.2
 INVITED_AT_ONCE: Final = 100
