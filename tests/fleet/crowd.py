@@ -147,7 +147,8 @@ class Crowd:
             path, file = await self.other(size_bytes)
             url = f"https://localhost:{relay.port}{path}"
             if start is tuspy:
-                run = tuspy(file, endpoint=url, options={"retries": 4, "retry_delay": 0.5})
+                # It counts all cuts of a request for bytes, where tus-js-client begins anew with any progress.
+                run = tuspy(file, endpoint=url, options={"retries": 60, "retry_delay": 0.5})
             else:
                 run = tus_js(file, options={"endpoint": url})
             with run:
