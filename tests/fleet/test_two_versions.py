@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tests.support.app import App
@@ -58,8 +59,8 @@ def on_the_volume(fleet: Fleet, upload_ids: set[str] | None = None) -> Counter[t
             continue
         epochs: dict[str, int] = {}
         for path in folder.glob("*.*.json"):
-            kind, epoch = path.name.split(".")[:2]
-            epochs[kind] = max(int(epoch), epochs.get(kind, 0))
+            kind, number = path.name.split(".")[:2]
+            epochs[kind] = max(int(number), epochs.get(kind, 0))
         if epochs.get("claim", 0) <= epochs.get("record", 0):
             epochs.pop("claim", None)
         for kind, epoch in epochs.items():
@@ -103,10 +104,16 @@ class Rolling:
         self.held: list[Roaming] = []
         self.pool = ThreadPoolExecutor(UPLOADS)
         self.running = [
-            self.pool.submit(upload.run, piece_bytes=16 * KiB, pause_s=lambda: 0.0 if self.over.is_set() else PAUSE_S)
+            self.pool.submit(upload.run, piece_bytes=16 * KiB, pause_s=partial(self._rest, upload))
             for upload in self.uploads
         ]
         wait_until(lambda: all(upload.acknowledged for upload in self.uploads), "all have begun")
+
+    def _rest(self, upload: Roaming) -> float:
+        """Wait the longer the less is left, so that it lasts; not at all once it is over."""
+        size, left = upload.content.size_bytes, upload.content.size_bytes - upload.acknowledged
+        self.over.wait(PAUSE_S * size / max(left, 1))
+        return 0.0
 
     def exchange(self, index: int, environment: dict[str, str]) -> None:
         """Restart an instance as another version: drained with uploads and hand-overs; wait until all know it."""
