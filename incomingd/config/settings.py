@@ -333,7 +333,7 @@ class Drain(Group):
         le=100_000,
         unit="1/s",
         what="How many appends are cut in a second at most. Their clients come back at once, to other instances, and"
-        " wait there for one another; so the cuts are spread over 2 s where that takes fewer in a second.",
+        " wait there for one another; so the cuts are spread over 3 s where that takes fewer in a second.",
         why="Fewer where the other instances or the disk cannot take so many in a second.",
         reload=True,
     )

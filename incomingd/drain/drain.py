@@ -41,9 +41,9 @@ SOON_LOOK_S: Final = 0.25
 """For so long it is watched how fast appends go, to know which end soon."""
 SOON_S: Final = 1.0
 """Appends that end within so long may end."""
-SPREAD_S: Final = 2.0
+SPREAD_S: Final = 3.0
 """Over so long the cuts are spread, where `cuts_per_s` allows it: who is cut waits for the moves of those before."""
-CUTS_PER_S_MIN: Final = 25.0
+CUTS_PER_S_MIN: Final = 20.0
 """Few cuts are not spread for so long."""
 CUTS_AT_ONCE: Final = 16
 MUCH_BYTES: Final = 4 * 1024 * 1024
