@@ -56,8 +56,7 @@ def test_an_upload_goes_round_all_volumes(private: Fleet, app: App) -> None:
     for daemon in private.instances:
         # Any instance tells of any upload.
         assert Backend(daemon, app).wait_status(upload_id, "finished")["offset"] == content.size_bytes
-    for number in range(3):
-        wait_until(lambda n=number: not segments(private, n, upload_id), f"no bytes are left with {number}")
+    wait_until(lambda: not any(segments(private, number, upload_id) for number in range(3)), "no bytes are left")
 
 
 def test_bytes_follow_while_new_ones_arrive(private: Fleet, app: App) -> None:
