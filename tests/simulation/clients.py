@@ -21,7 +21,7 @@ PASSING = frozenset(
         Code.NOT_READY, Code.STORAGE_UNAVAILABLE, Code.STORAGE_FULL, Code.STOPPING, Code.PREEMPTED,
         Code.OFFSET_MISMATCH, Code.BODY_CUT, Code.BODY_STALLED, Code.UPLOAD_COMPLETE, Code.LENGTH_EXCEEDED,
         Code.LENGTH_DIFFERS, Code.HANDING_OVER, Code.TOO_LATE, Code.NOT_WAITING, Code.UPLOAD_CANCELLED,
-        Code.UPLOAD_EXPIRED, Code.NOTHING_TO_DELIVER,
+        Code.UPLOAD_EXPIRED, Code.NOTHING_TO_DELIVER, Code.UPLOAD_OUT_OF_REACH,
     }
 )  # fmt: skip
 """What a client may be told while the fleet is disturbed."""

@@ -12,7 +12,6 @@ from incomingd.storage.memory_parts import Trouble
 from incomingd.storage.volume import VolumeError, VolumeFullError, VolumeUnavailableError
 from tests.simulation.fleet import Ambush, Fleet, Process
 from tests.simulation.processes import outside, outside_task
-from tests.simulation.truth import stored
 
 STEPS: Final = (
     "take", "look", "claim", "write", "sync", "measure", "standing", "open_segment", "read", "drop_bytes", "join",
@@ -125,7 +124,7 @@ class Faults:
         """The registry tells of a tenure that never was, as an old backup may."""
         if (process := self._any()) and self.fleet.truths:
             upload_id = self.chance.choice(sorted(self.fleet.truths))
-            record = stored(self.fleet.disk, upload_id)
+            record = self.fleet.stored(upload_id)
             epoch = (record.epoch if record is not None else 0) + self.chance.randint(1, 4)
             self.fleet.tell(None, f"the registry names {process.name} owner {epoch} of {self.fleet.name_of(upload_id)}")
             self.fleet.redis.forged = True
@@ -140,11 +139,12 @@ class Faults:
             self.fleet.jump(name, by_s)
 
     def full(self) -> None:
-        self.fleet.disk.free_bytes = self.chance.randint(0, 40)
-        self.fleet.tell(None, f"the disk has {self.fleet.disk.free_bytes} bytes left")
+        disk = self.chance.choice(list(self.fleet.disks.values()))
+        disk.free_bytes = self.chance.randint(0, 40)
+        self.fleet.tell(None, f"the disk {disk.volume_id} has {disk.free_bytes} bytes left")
 
         def empty() -> None:
-            self.fleet.disk.free_bytes = None
+            disk.free_bytes = None
 
         outside(self._for(8.0), empty)
 
@@ -196,7 +196,8 @@ class Faults:
         fleet = self.fleet
         fleet.network.heal()
         fleet.redis.heal()
-        fleet.disk.free_bytes = None
+        for disk in fleet.disks.values():
+            disk.free_bytes = None
         fleet.disk_delays = 0.0
         fleet.app.state, fleet.app.loses_answers = "done", 0.0
         for process in fleet.running.values():

@@ -36,7 +36,7 @@ from incomingd.storage.memory_parts import Trouble
 from incomingd.wire.callback import Answer, Callback, parse_answer
 from tests.simulation.network import Network, Redis, SimPeers, SimStore
 from tests.simulation.processes import HERE, FreezesHere, Gate, ProcessClock, outside
-from tests.simulation.truth import BrokenError, Truth, bytes_of, stored
+from tests.simulation.truth import BrokenError, Truth, bytes_of, stored, stored_on
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ class WebApp:
             raise BrokenError(f"{truth.name}: handed over under several webhook ids")
         if truth.arrived is not None:
             return
-        record = stored(process.volume.disk, truth.upload_id)
+        record = stored_on(process.volume.disk, truth.upload_id)
         if record is None or record.status.final:
             # A callback that comes late; what it tells of has ended meanwhile.
             return
@@ -123,8 +123,9 @@ class Process:
         self.connections: set[asyncio.Future[Any]] = set()
         self.ready = False
         self.alive = True
-        host = name if fleet.disk.network else ""
-        self.volume = fleet.disk.open(shared=True, start_id=self.identity.start_id, host=host)
+        disk = fleet.disk_of(name)
+        host = name if disk.network else ""
+        self.volume = disk.open(shared=True, start_id=self.identity.start_id, host=host)
         self.volume.trouble = self._trouble
         self.gate.context.run(self._build)
 
@@ -223,7 +224,7 @@ class Process:
     def kill(self) -> None:
         """End it as SIGKILL does."""
         self.alive = self.ready = False
-        self.fleet.disk.kill(self.volume)
+        self.volume.disk.kill(self.volume)
         self._end()
 
     def _end(self) -> None:
@@ -259,13 +260,16 @@ def beginning_of(record: Record) -> tuple[int, int]:
 class Fleet:
     """Everything; made anew for every run."""
 
-    def __init__(self, seed: int, *, network_disk: bool = False, names: str = "ABC") -> None:
+    def __init__(self, seed: int, *, network_disk: bool = False, private: bool = False, names: str = "ABC") -> None:
         self.seed = seed
         self.chance = random.Random(seed)
         self.lines: list[str] = []
         self.network = Network(random.Random(self.chance.getrandbits(64)))
         self.redis = Redis(self, random.Random(self.chance.getrandbits(64)))
-        self.disk = MemoryDisk(VOLUME_ID, self.chance.getrandbits(32), network=network_disk)
+        self.private = private
+        ids = [f"Volume{name}00001" for name in names] if private else [VOLUME_ID]
+        self.disks = {each: MemoryDisk(each, self.chance.getrandbits(32), network=network_disk) for each in ids}
+        """By the ids of their volumes; of a fleet with private ones, one for each instance."""
         self.lease_s = LEASE_S
         self.options = EngineOptions(hold_s=10.0, lease_s=LEASE_S, idle_s=8.0, expires_in_s=7 * 86400.0)
         self.handover_options = HandoverOptions(confirm_timeout_s=1e9, backoff_max_s=10.0)
@@ -316,6 +320,34 @@ class Fleet:
         self.all.append(process)
         self.tell(process, "starts")
         return process
+
+    # -- disks
+
+    @property
+    def disk(self) -> MemoryDisk:
+        """That all share."""
+        assert not self.private
+        return self.disks[VOLUME_ID]
+
+    def disk_of(self, name: str) -> MemoryDisk:
+        """Return the disk that an instance uses."""
+        return self.disks[f"Volume{name}00001"] if self.private else self.disk
+
+    def stored(self, upload_id: str) -> Record | None:
+        """Return the last record of an upload."""
+        found = stored(self.disks.values(), upload_id)
+        return found[0] if found is not None else None
+
+    def bytes_of(self, upload_id: str) -> bytes:
+        """Return the bytes that its last record names."""
+        found = stored(self.disks.values(), upload_id)
+        return bytes_of(self.disks, found[1], found[0]) if found is not None else b""
+
+    def file_of(self, upload_id: str) -> bytes | None:
+        """Return the joined file, where the last record lies."""
+        found = stored(self.disks.values(), upload_id)
+        file = found[1].files.names.get(upload_id) if found is not None else None
+        return bytes(file.data) if file is not None else None
 
     def jump(self, name: str, by_s: float) -> None:
         """Set the wall clock of an instance's host."""
@@ -375,7 +407,7 @@ class Fleet:
     ) -> None:
         """Check an answer at the instant at which it is made, and note what it promises."""
         live = process.engine.keeper.find(truth.upload_id)
-        record = stored(self.disk, truth.upload_id)
+        record = self.stored(truth.upload_id)
         if offset is None or record is None or record.status.gone:
             return
         if live is None or live.superseded or live.record.status is not Status.OPEN:
@@ -409,7 +441,7 @@ class Fleet:
             raise BrokenError(f"{truth.name}: {offset} is told, and so much was never sent")
         if record.status.final:
             return
-        data = bytes_of(self.disk, record) if beginning_of(record) == beginning else None
+        data = self.bytes_of(truth.upload_id) if beginning_of(record) == beginning else None
         truth.promise(beginning, offset, data)
 
     # -- the end

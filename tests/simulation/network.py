@@ -7,6 +7,7 @@ import copy
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from incomingd.core.errors import Refusal
@@ -20,11 +21,11 @@ from incomingd.peers.calls import (
     PeerRefusedError,
     PeerSilentError,
     Reply,
-    UnreachableBody,
 )
 from incomingd.registry.memory import MemoryStore
 from incomingd.registry.registry import RegistryUnavailableError, Trouble
 from incomingd.registry.store import Entry, Sighting
+from incomingd.storage.body import BodyCutError, CutReason
 from incomingd.storage.volume import VolumeError
 from tests.simulation.processes import HERE, outside
 from tests.simulation.truth import BrokenError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CALL_S = 5.0
+PIECE_BYTES = 16
 
 
 class Network:
@@ -168,14 +170,58 @@ class SimPeers:
         return await self._call(peer, what, work)
 
     def read(self, holder: Identity, wanted: BytesWanted) -> PeerBody:
-        # Nobody's bytes lie with another one where all share a volume.
-        return UnreachableBody(wanted, PeerGoneError(f"{holder.name} holds nothing"))
+        return SimPeerBody(self, holder, wanted)
+
+    async def piece(self, holder: Identity, wanted: BytesWanted) -> bytes:
+        """Return bytes of a segment that lies with *holder*."""
+
+        async def work(target: Process) -> bytes:
+            size = wanted.stop - wanted.start
+            return await target.peer_side.read_range(wanted.upload_id, wanted.segment, wanted.start, size)
+
+        return await self._call(holder, "bytes", work)
 
     async def listing(self, peer: Identity, query: Mapping[str, object]) -> Document:
         return await self._plain(peer, "listing", lambda target: target.peer_side.listing(dict(query)))
 
     async def status(self, peer: Identity) -> Document:
         return await self._plain(peer, "status", lambda target: target.peer_side.status())
+
+
+class SimPeerBody:
+    """See :class:`incomingd.peers.calls.PeerBody`: pieces, each with its own fate."""
+
+    def __init__(self, peers: SimPeers, holder: Identity, wanted: BytesWanted) -> None:
+        self.failure: PeerError | None = None
+        self._peers, self._holder, self._wanted = peers, holder, wanted
+        self._at = wanted.start
+        self._cut: CutReason | None = None
+
+    @property
+    def length(self) -> int:
+        return self._wanted.stop - self._wanted.start
+
+    async def read(self) -> bytes:
+        if self._cut is None and self._at < self._wanted.stop:
+            stop = min(self._at + PIECE_BYTES, self._wanted.stop)
+            try:
+                data = await self._peers.piece(self._holder, replace(self._wanted, start=self._at, stop=stop))
+            except PeerError as error:
+                self.failure, self._cut = error, CutReason.CLIENT
+            else:
+                if len(data) == stop - self._at:
+                    self._at = stop
+                    return data
+                self.failure, self._cut = PeerRefusedError("fewer bytes than were asked for"), CutReason.CLIENT
+        if self._cut is not None:
+            raise BodyCutError(self._cut)
+        return b""
+
+    def cut(self, reason: CutReason) -> None:
+        self._cut = self._cut or reason
+
+    def kept(self, offset: int) -> None:
+        pass
 
 
 async def _done(work: Callable[[Process], Awaitable[T]], target: Process) -> T | Refusal | PeerError:

@@ -39,7 +39,7 @@ from tests.engine.world import Feed, new_terms
 from tests.simulation.fleet import Ambush, Fleet, NoAnswerError, Process
 from tests.simulation.processes import OUTSIDE, ProcessLoop, outside_task
 from tests.simulation.story import logging_to
-from tests.simulation.truth import Attempt, Truth, stored
+from tests.simulation.truth import Attempt, Truth
 
 HELD_S = 120.0
 
@@ -286,7 +286,7 @@ class _Runner:
     async def _do_show(self, name: str) -> None:
         truth = self._truth(name)
         folder = self.fleet.disk.uploads.names[truth.upload_id]
-        record = stored(self.fleet.disk, truth.upload_id)
+        record = self.fleet.stored(truth.upload_id)
         assert record is not None, name
         claims = [codec.decode_claim(bytes(f.data)) for n, f in folder.names.items() if n.startswith("claim.")]
         chain = " ".join(
@@ -303,7 +303,7 @@ class _Runner:
 
     async def _do_file(self, name: str) -> None:
         truth = self._truth(name)
-        record = stored(self.fleet.disk, truth.upload_id)
+        record = self.fleet.stored(truth.upload_id)
         joined = record is not None and (record.joined or record.status.final)
         file = self.fleet.disk.files.names.get(truth.upload_id) if joined else None
         text = bytes(file.data).decode() if file is not None else "none"

@@ -18,9 +18,11 @@ from tests.simulation.clients import Client, make_ticket
 from tests.simulation.faults import Faults
 from tests.simulation.fleet import Fleet, NoAnswerError, Process, beginning_of
 from tests.simulation.processes import OUTSIDE, ProcessLoop, outside_task
-from tests.simulation.truth import BrokenError, Truth, stored
+from tests.simulation.truth import BrokenError, Truth
 
 LINES_SHOWN = 400
+PRIVATE = 0.0
+"""Share of fleets in which each instance has a volume of its own, where the profile does not say so."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Profile:
     uploads: int | None = None
     tabs: int | None = None
     network_disk: bool | None = None
+    private: bool | None = None
+    """A volume for each instance; else one for all."""
     cancels: float = 0.03
     """How often somebody cancels, in each second."""
     expires: float = 0.15
@@ -57,7 +61,8 @@ def run(seed: int, profile: Profile | None = None) -> Fleet:
     profile = profile or Profile()
     chance = random.Random(seed)
     network_disk = profile.network_disk if profile.network_disk is not None else chance.random() < 0.3
-    fleet = Fleet(seed, network_disk=network_disk)
+    private = profile.private if profile.private is not None else chance.random() < PRIVATE
+    fleet = Fleet(seed, network_disk=network_disk, private=private)
     errors: list[BaseException] = []
     with logging_to(fleet):
         task = loop.create_task(_Run(fleet, profile, chance).run(), context=OUTSIDE.copy())
@@ -214,6 +219,8 @@ class _Run:
         self.faults.heal()
         fleet.tell(None, "nothing is disturbed any more")
         stays = self.profile.stays_frozen if self.profile.stays_frozen is not None else self.chance.random() < 0.4
+        # What lies with it alone is out of reach then.
+        stays = stays and not fleet.private
         left = [each for each in fleet.running.values() if each.gate.frozen] if stays else []
         for process in left:
             fleet.tell(process, "stays frozen")
@@ -268,16 +275,16 @@ class _Run:
                 raise error
 
     def _status(self, truth: Truth) -> str:
-        record = stored(self.fleet.disk, truth.upload_id)
+        record = self.fleet.stored(truth.upload_id)
         return record.status.value if record is not None else "gone"
 
     def _final(self, truth: Truth) -> bool:
-        record = stored(self.fleet.disk, truth.upload_id)
+        record = self.fleet.stored(truth.upload_id)
         return record is None or record.status.final
 
     def _check_upload(self, truth: Truth) -> None:
         fleet = self.fleet
-        record = stored(fleet.disk, truth.upload_id)
+        record = fleet.stored(truth.upload_id)
         if record is None:
             raise BrokenError(f"{truth.name}: nothing is left of it")
         status = record.status.value
@@ -290,10 +297,8 @@ class _Run:
         if record.content.length != len(truth.arrived):
             raise BrokenError(f"{truth.name}: {record.content.length} bytes are told, {len(truth.arrived)} came")
         truth.check_bytes(beginning_of(record), truth.arrived)
-        if truth.keeps:
-            file = fleet.disk.files.names.get(truth.upload_id)
-            if file is None or bytes(file.data) != truth.arrived:
-                raise BrokenError(f"{truth.name}: the file that was kept is not the one that was handed over")
+        if truth.keeps and fleet.file_of(truth.upload_id) != truth.arrived:
+            raise BrokenError(f"{truth.name}: the file that was kept is not the one that was handed over")
 
     async def _check_fleet(self) -> None:
         """Everybody sees everybody; what is owned is published; who drains is empty."""

@@ -22,20 +22,8 @@ PROFILES: dict[str, tuple[Profile, int]] = {
     "5": (Profile(kinds=("cut", "cut", "slow", "ambush"), every_s=1.5, tabs=3, uploads=3), 200),
     "6": (Profile(kinds=("ambush", "freeze", "cut"), every_s=1.5, tabs=2, uploads=3, network_disk=False), 150),
     "7": (Profile(kinds=("slow", "messages"), every_s=3.0, tabs=3, uploads=3), 60),
-    "8": (
-        Profile(kinds=("ambush", "ambush", "freeze", "cut"), every_s=1.0, tabs=2, uploads=4, cancels=0.5, expires=0.3),
-        300,
-    ),
-    "9": (Profile(kinds=("ambush", "ambush", "freeze", "cut"), every_s=1.0, tabs=3, uploads=4), 300),
     "10": (Profile(kinds=("messages",), every_s=4.0, tabs=3, uploads=3), 60),
     "11": (Profile(kinds=("ahead", "ahead", "freeze", "cut"), every_s=1.0, tabs=2, uploads=3), 60),
-    "22": (
-        Profile(
-            kinds=("ambush", "ambush", "freeze"), every_s=1.0, tabs=2, uploads=4, network_disk=False, deferred=True
-        ),
-        300,
-    ),
-    "28": (Profile(kinds=("wipe", "fail-over"), every_s=4.0, uploads=3, stays_frozen=False), 30),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.simulation import story
 
-SEEDS = 150
+SEEDS = 120
 PORTION = 30
 
 

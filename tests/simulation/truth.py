@@ -9,6 +9,7 @@ tell less.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from incomingd.core import codec
@@ -25,21 +26,28 @@ Beginning = tuple[int, int]
 """Number of the beginning in the record; number of the file that its client named."""
 
 
-def stored(disk: MemoryDisk, upload_id: str) -> Record | None:
-    """Return the last record of an upload as it lies on the disk."""
+def stored_on(disk: MemoryDisk, upload_id: str) -> Record | None:
+    """Return the last record of an upload as it lies on one disk."""
     folder = disk.uploads.names.get(upload_id)
     name = Chain.of(folder.names).last_record if folder is not None else None
     return codec.decode(bytes(folder.names[name].data)) if folder is not None and name is not None else None
 
 
-def bytes_of(disk: MemoryDisk, record: Record) -> bytes:
-    """Return the bytes that the record's map names, as they lie on the disk."""
+def stored(disks: Iterable[MemoryDisk], upload_id: str) -> tuple[Record, MemoryDisk] | None:
+    """Return the last record of an upload, and where it lies."""
+    found = [(record, disk) for disk in disks if (record := stored_on(disk, upload_id)) is not None]
+    return max(found, key=lambda each: each[0].epoch, default=None)
+
+
+def bytes_of(disks: Mapping[str, MemoryDisk], at: MemoryDisk, record: Record) -> bytes:
+    """Return the bytes that the record's map names, on whichever disk they lie."""
     if record.joined:
-        file = disk.files.names.get(record.upload_id)
+        file = at.files.names.get(record.upload_id)
         return bytes(file.data) if file is not None else b""
-    folder = disk.uploads.names.get(record.upload_id)
     found = bytearray()
     for part in record.content.map:
+        disk = disks.get(part.volume_id, at)
+        folder = disk.uploads.names.get(record.upload_id)
         segment = folder.names.get(part.segment) if folder is not None else None
         lies = bytes(segment.data[part.skip :]) if segment is not None else b""
         if part.stop is not None:
