@@ -340,6 +340,19 @@ class Keeper:
         self._drop(upload)
         self.services.events.tell_move(Move.PARKED, reason.value)
         log.info(events.UPLOAD_PARKED, upload_id=upload.id, offset=upload.offsets.get(None, 0), reason=reason.value)
+        complete = upload.record.status is not Status.OPEN
+        if complete and reason is CutReason.PREEMPTED and not self.services.state.draining:
+            # It was completed while it came to rest. Whoever asked for it may never come: then it is handed over here.
+            _ = self.services.clock.spawn(self._take_up(upload.record), name=f"take up {upload.id}")
+
+    async def _take_up(self, record: Record) -> None:
+        try:
+            await self.resume(record)
+        except OwnedElsewhereError:
+            # Whoever asked for it has it, and looks after it.
+            pass
+        except (Refusal, VolumeError) as error:
+            log.warning(events.UPKEEP_DELAYED, upload_id=record.upload_id, detail=str(error))
 
     async def write_again(self) -> None:
         """Write the records of all uploads in memory once more: somebody has come who cannot read them as they are."""
