@@ -22,8 +22,6 @@ from tests.support.tus import TusUpload
 
 KiB = 1 << 10
 MiB = 1 << 20
-DOWN_AFTER_MS = 3000
-"""So long Redis is away at least."""
 
 
 @pytest.fixture
@@ -31,11 +29,17 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
     watched = Watched(tmp_path / "watched")
     try:
         watched.start()
-        for sentinel in watched.sentinels:
-            sentinel.ask("SENTINEL", "SET", watched.name, "down-after-milliseconds", str(DOWN_AFTER_MS))
+        # Redis stays away until the test has seen what it wants to see without it.
+        wait_before_fail_over(watched, 60_000)
         yield watched
     finally:
         watched.stop()
+
+
+def wait_before_fail_over(watched: Watched, duration_ms: int) -> None:
+    """Tell the Sentinels how long a primary has to be silent until they take it for dead."""
+    for sentinel in watched.sentinels:
+        sentinel.ask("SENTINEL", "SET", watched.name, "down-after-milliseconds", str(duration_ms))
 
 
 def owner_in(watched: Watched, upload_id: str) -> str:
@@ -49,7 +53,7 @@ class Slow:
     def __init__(self, running: Fleet, index: int, app: App) -> None:
         ticket = Backend(running[index], app).ticket()
         self.id: str = ticket["id"]
-        self.upload = at(running, index, ticket, Content(random.randrange(1 << 30), 16 * MiB))
+        self.upload = at(running, index, ticket, Content(random.randrange(1 << 30), 8 * MiB))
         self.hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._failure: BaseException | None = None
@@ -57,8 +61,8 @@ class Slow:
 
     def _run(self) -> None:
         try:
-            pause_s = 0.02
-            self.upload.run(piece_bytes=32 * KiB, pause_s=lambda: 0 if self.hurry.is_set() else pause_s)
+            pause_s = 0.2
+            self.upload.run(piece_bytes=64 * KiB, pause_s=lambda: 0 if self.hurry.is_set() else pause_s)
         except BaseException as error:  # noqa: BLE001 -- `arrive` raises it in the test's own thread
             self._failure = error
 
@@ -86,7 +90,7 @@ def test_a_fail_over_that_loses_writes_costs_nobody_anything(watched: Watched, t
         app.answer = answer
         at(three, 0, early, early_content).run(piece_bytes=MiB)
         app.wait_for(early["id"])
-        files = [Content(random.randrange(1 << 30), 6 * MiB) for _ in range(2)]
+        files = [Content(random.randrange(1 << 30), 4 * MiB) for _ in range(2)]
         paths = [content.write(tmp_path / f"{number}.bin") for number, content in enumerate(files)]
         stock = [Backend(three[number], app).ticket() for number in range(2)]
         with Link(three[0].public, rate_bytes_per_s=MiB) as link, Wanderers(three, app, 2) as wanderers:
@@ -116,6 +120,7 @@ def test_a_fail_over_that_loses_writes_costs_nobody_anything(watched: Watched, t
                     lambda: all(three.status(d)["state"] == "suspended" for d in three.instances), "it is noticed"
                 )
                 goes_on_without_redis(three, app, slow, lost_upload, wanderers)
+                wait_before_fail_over(watched, 400)
                 wait_until(
                     lambda: all(three.status(d)["state"] == "ready" for d in three.instances), "it has failed over"
                 )
