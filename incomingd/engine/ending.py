@@ -133,6 +133,7 @@ async def unjoin(upload: OwnedUpload) -> None:
     whole = Range(segment, upload.services.volume.id, 0, length)
     content = replace(record.content, map=(whole,) if length else ())
     await upload.write(replace(record, content=content, joined=False), sync=True)
+    await upload.services.volume.drop_file(upload.id)
 
 
 def start_joining(upload: OwnedUpload) -> None:

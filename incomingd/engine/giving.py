@@ -19,6 +19,7 @@ from incomingd.core.tenure import Claim, ClaimKind, same_run
 from incomingd.engine import reach
 from incomingd.engine.outcomes import LostBytesError, OwnedElsewhereError
 from incomingd.engine.pulling import surely_gone
+from incomingd.engine.taking import remind
 from incomingd.log import events, get_logger
 from incomingd.storage.volume import ClaimTakenError
 
@@ -32,6 +33,8 @@ log = get_logger()
 ATTEMPTS: Final = 5
 LOOK_AGAIN_S: Final = 600.0
 """How often the owner of an upload that was given away is asked whether anything of it is needed here."""
+REMIND_S: Final = 20.0
+"""How often a taker is reminded of an upload that it has no record of, and for which no client will come."""
 
 
 @dataclass(slots=True)
@@ -51,6 +54,8 @@ class Giving:
         self._keeper = keeper
         self._given: dict[str, _Given] = {}
         self._tidied_at: dict[str, float] = {}
+        self._unrecorded: set[str] = set()
+        """Complete uploads of which their takers seemed to have no record when they were last asked."""
 
     # -- what peers ask
 
@@ -156,7 +161,7 @@ class Giving:
             await services.volume.claim(upload_id, claim)
             parked = replace(standing.record, epoch=claim.epoch, owner=None, create_id=claim.create_id)
             await services.volume.write(parked, sync=True)
-            del self._given[upload_id]
+            self._given.pop(upload_id, None)
             log.info(events.UPLOAD_GIVEN_BACK, upload_id=upload_id, epoch=claim.epoch)
 
     async def recorded(self, recorded: Recorded) -> None:
@@ -182,19 +187,11 @@ class Giving:
         services = self._keeper.services
         await services.volume.drop_segments(record.upload_id, segments)
         log.info(events.UPLOAD_RELEASED, upload_id=record.upload_id, count=len(segments))
-        if await self.bytes_left(record) == 0:
-            # The joined file, too, had a second name among them.
-            await services.volume.drop_bytes(record, file_too=True)
-            known = self._given.get(record.upload_id)
-            if known is not None and known.recorded:
-                del self._given[record.upload_id]
+        known = self._given.get(record.upload_id)
+        if known is not None and known.recorded and not await services.volume.segments_of(record.upload_id):
+            self._given.pop(record.upload_id, None)
 
     # -- what this side does by itself
-
-    async def bytes_left(self, record: Record) -> int:
-        """Return how many bytes of an upload that was given away still lie here."""
-        services = self._keeper.services
-        return await services.volume.bytes_of(record.upload_id)
 
     async def unsettled(self, upload_id: str) -> bool:
         """Return whether a drain has to wait: the taker has not recorded what it was given, or bytes are needed here.
@@ -210,11 +207,12 @@ class Giving:
         if given is None:
             return not standing.record.status.final
         known = self._given.get(upload_id)
-        if known is None and await self.bytes_left(standing.record) == 0:
-            # By a former run. Only who has recorded an upload releases bytes of it.
-            return not (standing.record.content.noted_offset or await self._taken(upload_id, standing))
-        if known is not None and known.recorded and await self.bytes_left(standing.record) == 0:
-            return False
+        if not await services.volume.segments_of(upload_id):
+            if known is None:
+                # Given by a former run. Only who has recorded an upload releases bytes of it.
+                return not (standing.record.content.noted_offset or await self._taken(upload_id, standing))
+            if known.recorded:
+                return False
         return not await self.tidy(upload_id, now=True)
 
     async def _taken(self, upload_id: str, standing: Standing) -> bool:
@@ -224,6 +222,10 @@ class Giving:
         except Refusal as refusal:
             return refusal.code is Code.UPLOAD_UNKNOWN
         return True
+
+    def look_again_s(self, upload_id: str) -> float:
+        """Return after how long the owner of an upload that was given away is asked again."""
+        return REMIND_S if upload_id in self._unrecorded else LOOK_AGAIN_S
 
     async def tidy(self, upload_id: str, *, now: bool = False) -> bool:
         """Ask the owner of an upload that was given away what is still needed here, and delete the rest.
@@ -237,19 +239,26 @@ class Giving:
         """
         services = self._keeper.services
         monotonic = services.clock.monotonic()
-        if not now and monotonic < self._tidied_at.get(upload_id, float("-inf")) + LOOK_AGAIN_S:
+        if not now and monotonic < self._tidied_at.get(upload_id, float("-inf")) + self.look_again_s(upload_id):
             return False
         self._tidied_at[upload_id] = monotonic
         standing = await services.volume.standing(upload_id)
         if standing is None or standing.given_from(services.volume.id) is None:
             return True
+        # Should it come back and go again meanwhile, what it leaves then is not among these.
+        found = tuple(await services.volume.segments_of(upload_id))
         try:
             record = await reach.look(upload_id, standing, services)
         except Refusal as refusal:
             if refusal.code is not Code.UPLOAD_UNKNOWN:
+                if standing.record.status is not Status.OPEN:
+                    # No client comes for it any more, so nobody else would ask for it.
+                    self._unrecorded.add(upload_id)
+                    await remind(standing, services)
                 return False
             # Its owner has forgotten it, long after its end.
             record = None
+        self._unrecorded.discard(upload_id)
         if record is None or record.status.final:
             await services.volume.drop_bytes(standing.record, file_too=True)
             if record is None:
@@ -257,8 +266,9 @@ class Giving:
                 self._tidied_at.pop(upload_id, None)
             return True
         needed = _segments_on(services.volume.id, record)
-        if not needed:
-            await services.volume.drop_bytes(standing.record, file_too=True)
+        unneeded = tuple(name for name in found if name not in needed)
+        if unneeded:
+            await self._drop(standing.record, unneeded)
         return not needed
 
 

@@ -221,7 +221,7 @@ class Keeper:
         elif record.status in (Status.COMPLETE, Status.HANDING_OVER, Status.AWAITING_APP) or ending.pending(record):
             self.services.events.tell(Told.DUE, record)
 
-    async def _owned(self, upload_id: str) -> OwnedUpload:
+    async def _owned(self, upload_id: str, *, leaving: bool = False) -> OwnedUpload:
         while True:
             live = self._live.get(upload_id)
             if live is not None:
@@ -235,14 +235,14 @@ class Keeper:
         under_way = asyncio.get_running_loop().create_future()
         self._pulling[upload_id] = under_way
         try:
-            upload = await self._pull(upload_id)
+            upload = await self._pull(upload_id, leaving=leaving)
             self._live[upload_id] = upload
             return upload
         finally:
             del self._pulling[upload_id]
             under_way.cancel()
 
-    async def _pull(self, upload_id: str) -> OwnedUpload:
+    async def _pull(self, upload_id: str, *, leaving: bool) -> OwnedUpload:
         record = await self.local(upload_id)
         try:
             upload = None
@@ -250,7 +250,7 @@ class Keeper:
                 # Evicted from memory earlier; the tenure may still be ours.
                 upload = await self._reloaded(record)
             if upload is None:
-                upload = await acquire(upload_id, self.services)
+                upload = await acquire(upload_id, self.services, leaving=leaving)
         except LostBytesError as lost:
             await ending.lose(lost.upload)
             log.error(events.UPLOAD_LOST, upload_id=upload_id)
@@ -399,7 +399,12 @@ class Keeper:
             await self.services.clock.timeout(self.services.options.hold_s, under_way)
         upload = self._live.get(upload_id)
         if upload is None:
-            record = await self.read(upload_id)
+            record = await self.local(upload_id)
+            if record is None:
+                # It was given to this instance, which has not recorded it: it is taken now, or declared void.
+                with contextlib.suppress(OwnedElsewhereError, LostBytesError):
+                    await self._owned(upload_id, leaving=True)
+                return Recalled.NOT_OWNER
             if not same_run(record.owner, self.services.identity) or record.epoch != recall.epoch:
                 return Recalled.NOT_OWNER
             if record.status is not Status.OPEN:

@@ -60,7 +60,7 @@ async def acquire(upload_id: str, services: Services, *, leaving: bool = False) 
         if standing is None or standing.given_from(services.volume.id) is not None:
             if not services.volume.shared:
                 raise Refusal(Code.UPLOAD_UNKNOWN)
-            taken = await fetch(upload_id, standing, services)
+            taken = await fetch(upload_id, standing, services, leaving=leaving)
             if taken is not None:
                 return taken
             if clock.monotonic() + AGAIN_S >= deadline:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from incomingd.core.content import Content
 from incomingd.core.errors import Code, Refusal
-from incomingd.core.peering import Given, Recorded, Voided
+from incomingd.core.peering import Given, Recall, Recorded, Voided
 from incomingd.core.status import Event, Status
 from incomingd.core.tenure import ClaimKind, same_run
 from incomingd.engine import reach
@@ -31,8 +31,16 @@ if TYPE_CHECKING:
 log = get_logger()
 
 
-async def fetch(upload_id: str, standing: Standing | None, services: Services) -> OwnedUpload | None:
+async def fetch(
+    upload_id: str, standing: Standing | None, services: Services, *, leaving: bool = False
+) -> OwnedUpload | None:
     """Become the owner of an upload that lies elsewhere.
+
+    Args:
+        upload_id: which.
+        standing: what this instance's own volume says.
+        services: of the engine.
+        leaving: ask also while this instance is being emptied, so that what was given to it before goes back.
 
     Returns:
         The upload; None: look at the own volume again.
@@ -42,7 +50,7 @@ async def fetch(upload_id: str, standing: Standing | None, services: Services) -
         OwnedElsewhereError: it stays where it is.
         VolumeError: it was given, and could not be recorded.
     """
-    if services.state.draining or services.state.stopping:
+    if (services.state.draining or services.state.stopping) and not leaving:
         raise Refusal(Code.STOPPING, retry_after_s=0)
     question = services.new_token()
     holder, reply = await reach.ask(upload_id, standing, services, question=question)
@@ -52,7 +60,23 @@ async def fetch(upload_id: str, standing: Standing | None, services: Services) -
         if reply.keeps:
             raise OwnedElsewhereError(reply.owner)
         raise Refusal(Code.NOT_READY, retry_after_s=1)
+    if standing is not None and reply.claim.epoch <= standing.epoch:
+        await remind(standing, services)
+        return None
     return await _take(reply, holder, question, services)
+
+
+async def remind(standing: Standing, services: Services) -> None:
+    """Have an instance take what this one has given it, and of which it has no record: it may not know of it."""
+    given = standing.given_from(services.volume.id)
+    if given is None:
+        return
+    recall = Recall(standing.record.upload_id, given.epoch, services.identity)
+    for holder in reach.holders(given.volume_id, None, services):
+        # Whatever comes of it, the own volume and the others are asked again.
+        with contextlib.suppress(PeerError, Refusal):
+            await services.peers.recall(holder, recall)
+            return
 
 
 async def _take(given: Given, holder: Identity, question: str, services: Services) -> OwnedUpload | None:
@@ -67,10 +91,7 @@ async def _take(given: Given, holder: Identity, question: str, services: Service
         # It was taken before, and has gone on since: this was an old giving.
         return None
     except (Refusal, VolumeError):
-        try:
-            await services.peers.void(holder, voided)
-        except PeerError as error:
-            log.warning(events.UPKEEP_DELAYED, upload_id=record.upload_id, detail=str(error))
+        await _void(holder, voided, services)
         raise
     _ = services.clock.spawn(_tell(holder, Recorded(record.upload_id, claim.epoch), services), name="recorded")
     if not same_run(claim.owner, services.identity):
@@ -80,6 +101,17 @@ async def _take(given: Given, holder: Identity, question: str, services: Service
     services.publish(upload)
     log.info(events.UPLOAD_PULLED, upload_id=upload.id, offset=offsets.get(None, 0), reason="given", epoch=claim.epoch)
     return upload
+
+
+async def _void(holder: Identity, voided: Voided, services: Services) -> None:
+    """Let the giver have it back; but not where a record stands, although writing it seemed to fail."""
+    try:
+        standing = await services.volume.standing(voided.upload_id)
+        if standing is None or standing.record.epoch < voided.epoch:
+            await services.peers.void(holder, voided)
+    except (VolumeError, PeerError) as error:
+        # Nobody knows: whoever asks next gets the same giving again, or finds the record.
+        log.warning(events.UPKEEP_DELAYED, upload_id=voided.upload_id, detail=str(error))
 
 
 async def _refuse_if_it_cannot(record: Record, services: Services) -> None:

@@ -16,7 +16,6 @@ from incomingd.core.status import Status
 from incomingd.engine import ending
 from incomingd.engine.bell import Bell
 from incomingd.engine.events import Told
-from incomingd.engine.giving import LOOK_AGAIN_S
 from incomingd.engine.guardian import Guardian
 from incomingd.log import events, get_logger
 from incomingd.storage.volume import RecordUnreadableError, VolumeError
@@ -178,7 +177,7 @@ class Upkeep:
         if services.volume.shared:
             await self._engine.giving.tidy(upload_id)
             if await services.volume.standing(upload_id) is not None:
-                again = services.clock.now() + LOOK_AGAIN_S
+                again = services.clock.now() + self._engine.giving.look_again_s(upload_id)
                 self._due[group] = min(self._due.get(group, NEVER), again)
 
     def _visited(self, group: str, *, troubled: bool, took_up: bool) -> None:

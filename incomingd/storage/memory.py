@@ -291,17 +291,13 @@ class MemoryVolume:
                 self.disk.uploads.put(record.upload_id, folder)
                 self.disk.enter(record.upload_id)
             chain = Chain.of(folder.names)
-            last = max(chain.record or 0, chain.claim or 0)
-            name = claim_name(claim.epoch)
-            if name in folder.names:
-                made = self.formats.decode_claim(bytes(folder.names[name].data))
-                if made.create_id != claim.create_id or last > claim.epoch:
+            if chain.record is not None and chain.record >= claim.epoch:
+                found = self.formats.decode(bytes(folder.names[record_name(chain.record)].data))
+                if found.create_id != claim.create_id:
                     raise ClaimTakenError(record.upload_id)
-            elif last >= claim.epoch:
-                raise ClaimTakenError(record.upload_id)
             else:
-                self._replace(folder, name, self.formats.encode_claim(claim), sync=True)
-            self._replace(folder, record_name(record.epoch), self.formats.encode(record), sync=True)
+                self._replace(folder, record_name(record.epoch), self.formats.encode(record), sync=True)
+            self._replace(folder, claim_name(claim.epoch), self.formats.encode_claim(claim), sync=True)
             self.disk.uploads.sync()
 
         await self._calls.make("take", take)
@@ -516,19 +512,18 @@ class MemoryVolume:
 
         await self._calls.make("drop_bytes", drop)
 
-    async def bytes_of(self, upload_id: str) -> int:
-        """Return how many bytes an upload takes here, its records aside."""
+    async def segments_of(self, upload_id: str) -> dict[str, int]:
+        """Return name and size of all of an upload's segments."""
 
-        def count() -> int:
-            folder = self.disk.uploads.names.get(upload_id)
-            named = dict(folder.names) if folder is not None else {}
-            found = {id(file): file for name, file in named.items() if not name.endswith(".json")}
-            joined = self.disk.files.names.get(upload_id)
-            if joined is not None:
-                found[id(joined)] = joined
-            return sum(len(file.data) for file in found.values())
+        def count() -> dict[str, int]:
+            folder = self.disk.uploads.names.get(upload_id) or Directory()
+            return {name: len(file.data) for name, file in folder.names.items() if not name.endswith(".json")}
 
-        return await self._calls.make("bytes_of", count)
+        return await self._calls.make("segments_of", count)
+
+    async def drop_file(self, upload_id: str) -> None:
+        """Delete the joined file."""
+        await self._calls.make("drop_file", lambda: self.disk.files.drop(upload_id))
 
     async def remove(self, upload_id: str) -> None:
         """Delete all that is left of an upload but a file that was kept."""

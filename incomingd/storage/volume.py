@@ -270,8 +270,11 @@ class Volume(Protocol):
     async def drop_bytes(self, record: Record, *, file_too: bool) -> None:
         """Delete all segments and, where asked, the joined file."""
 
-    async def bytes_of(self, upload_id: str) -> int:
-        """Return how many bytes an upload's segments, and its joined file, take here."""
+    async def segments_of(self, upload_id: str) -> dict[str, int]:
+        """Return name and size in bytes of all of an upload's segments here, also of those that no map names."""
+
+    async def drop_file(self, upload_id: str) -> None:
+        """Delete the joined file, if there is one."""
 
     async def remove(self, upload_id: str) -> None:
         """Delete all that is left of an upload."""

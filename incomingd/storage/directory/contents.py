@@ -147,14 +147,13 @@ def segments_in(folder: Path) -> list[Path]:
     return [folder / name for name in names if name.startswith(_SEGMENT_PREFIXES)]
 
 
-def bytes_in(paths: list[Path]) -> int:
-    """Return how many bytes these files hold, as far as they exist; two names of one file are one file."""
-    sizes: dict[int, int] = {}
-    for path in paths:
+def sizes_in(folder: Path) -> dict[str, int]:
+    """Return name and size in bytes of the segments in an upload's folder."""
+    sizes: dict[str, int] = {}
+    for path in segments_in(folder):
         with contextlib.suppress(FileNotFoundError):
-            found = path.lstat()
-            sizes[found.st_ino] = found.st_size
-    return sum(sizes.values())
+            sizes[path.name] = path.lstat().st_size
+    return sizes
 
 
 def remove_in_order(folder: Path, *, last: str) -> None:

@@ -104,11 +104,15 @@ class TenureFiles:
         """
         chain = self._chain(folder)
         assert chain is not None, folder
-        last = max(chain.record or 0, chain.claim or 0)
-        if last > claim.epoch or (last == claim.epoch and chain.claim != claim.epoch):
-            raise ClaimTakenError(record.upload_id)
+        if chain.record is not None and chain.record >= claim.epoch:
+            found = read_record(folder / record_name(chain.record), record.upload_id, self._formats)
+            if found.create_id != claim.create_id:
+                raise ClaimTakenError(record.upload_id)
+            # Written before, and its answer lost. It may have gone on since.
+        else:
+            # Before the claim: a claim without its record would be taken for one that was made here.
+            self.write(folder, record, sync=True)
         self._make(folder, record.upload_id, claim)
-        self.write(folder, record, sync=True)
 
     def _make(self, folder: Path, upload_id: str, claim: Claim) -> None:
         path = folder / claim_name(claim.epoch)

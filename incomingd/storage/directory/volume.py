@@ -22,7 +22,6 @@ from incomingd.storage.chain import RECORD
 from incomingd.storage.directory import files
 from incomingd.storage.directory.contents import (
     OpenFile,
-    bytes_in,
     link_all,
     link_back,
     open_complete,
@@ -32,6 +31,7 @@ from incomingd.storage.directory.contents import (
     segments_in,
     shorten,
     size_at_the_server,
+    sizes_in,
     sync_files,
     unlink_all,
 )
@@ -419,13 +419,13 @@ class DirectoryVolume:
         if file_too:
             files.unlink_if_there(target)
 
-    async def bytes_of(self, upload_id: str) -> int:
-        """Return how many bytes an upload takes here, its records aside."""
+    async def segments_of(self, upload_id: str) -> dict[str, int]:
+        """Return name and size of all of an upload's segments."""
+        return await self._ask("listing segments", sizes_in, self._folder(upload_id))
 
-        def count() -> int:
-            return bytes_in([*segments_in(self._folder(upload_id)), self._file(upload_id)])
-
-        return await self._ask("counting bytes", count)
+    async def drop_file(self, upload_id: str) -> None:
+        """Delete the joined file."""
+        await self._run("deleting a file", files.unlink_if_there, self._file(upload_id))
 
     async def remove(self, upload_id: str) -> None:
         """Delete all that is left of an upload but a file that was kept."""
