@@ -131,8 +131,7 @@ async def lease_figures(server: RedisServer, count: int) -> LeaseFigures:
     """Renew as many leases as there are instances, once each, over one connection."""
     store = RedisStore(parse(f"redis://127.0.0.1:{server.port}"), SystemClock())
     values = {
-        f"{each.identity.name}:{each.identity.start_id}": Formats().instance(each, FORMAT)
-        for each in instances(count)
+        f"{each.identity.name}:{each.identity.start_id}": Formats().instance(each, FORMAT) for each in instances(count)
     }
     before = int(stats(server, "memory")["used_memory"])
     for lease_id, value in values.items():
