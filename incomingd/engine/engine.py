@@ -246,6 +246,7 @@ class Engine:
             except Refusal as refusal:
                 transient = refusal.code in (
                     Code.NOT_READY,
+                    Code.UPLOAD_OUT_OF_REACH,
                     Code.STORAGE_FULL,
                     Code.STORAGE_UNAVAILABLE,
                 )
