@@ -27,6 +27,12 @@ def test_no_promise_is_broken(first: int) -> None:
     run_all(range(first, first + PORTION))
 
 
+@pytest.mark.parametrize("seed", [32, 57, 76, 187, 245, 344])
+def test_private_volumes_keep_them_too(seed: int) -> None:
+    """Runs that once lost a byte, made two owners, or had nobody own an upload any more."""
+    story.run(seed, story.Profile(private=True))
+
+
 def test_a_run_comes_again_from_its_seed() -> None:
     seed = 7
     assert story.run(seed).lines == story.run(seed).lines
