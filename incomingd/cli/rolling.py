@@ -127,6 +127,10 @@ class RollingRestart:
         self._say = say
         self._timeout_s = timeout_s
 
+    def _saying(self, unit: Unit) -> Callable[[str], None]:
+        """Return what passes on what *unit* says of itself."""
+        return lambda text: self._say(f"{unit.name}: {text}")
+
     def choose(self, wanted: Sequence[str]) -> tuple[list[Unit], list[Unit]]:
         """Return the units to restart, in order, and all that run.
 
@@ -174,7 +178,7 @@ class RollingRestart:
                 raise self._stopped(error, chosen[place:]) from error
             self._say(f"{unit.name}: restarting ({place + 1} of {len(chosen)})")
             try:
-                self._systemd.restart(unit, lambda text, unit=unit: self._say(f"{unit.name}: {text}"))  # type: ignore[misc]
+                self._systemd.restart(unit, self._saying(unit))
                 status = self._wait_until_back(unit)
             except StoppedError as error:
                 raise self._not_back(unit, error, chosen[place:]) from error
