@@ -1,7 +1,7 @@
 # The commands of this project; each sets up what it needs first (see scripts/setup).
 
 .DEFAULT_GOAL := help
-.PHONY: help run fleet test soak lint fmt clean setup
+.PHONY: help run fleet test soak bench lint fmt clean setup
 
 help: ## show this list
 	@echo "make …"
@@ -23,6 +23,10 @@ soak: ## the long forms of the tests, and every breakage of tests/breakages/ (ho
 	@scripts/setup test
 	@.venv/bin/python scripts/check.py soak
 
+bench: ## the daemon and its peers in turn, measured; writes docs/benchmarks.md (15 minutes; SHORT=1: only shows that it works)
+	@scripts/setup bench
+	@.venv/bin/python -m benchmarks $(if $(SHORT),--short,--write)
+
 lint: ## formatting, lint, types and import rule only
 	@scripts/setup test
 	@.venv/bin/python scripts/check.py lint
@@ -37,5 +41,5 @@ setup: ## only set up what the tests need
 
 clean: ## remove everything that set-up and runs have made here
 	@rm -rf .venv .run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	@rm -rf js/node_modules tests/e2e/clients/node_modules
+	@rm -rf js/node_modules tests/e2e/clients/node_modules benchmarks/peers/tus-server/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

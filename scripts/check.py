@@ -17,6 +17,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
+DIRECT = ("env", "INCOMINGD_DIRECT_BYTES=1")
+"""Has every body whose length is known take the path of threads, see `incomingd.web.body`."""
+BOTH_PATHS = (
+    "tests/frontends",
+    "tests/e2e/test_kill.py",
+    "tests/e2e/test_disk.py",
+    "tests/e2e/test_stock_clients.py",
+    "tests/e2e/test_web_app.py",
+)
+"""What an upload does, whatever path its bytes take."""
+BOTH_PATHS_QUICK = tuple(f"tests/frontends/test_{each}.py" for each in ("patch", "cuts"))
+
 # `make test` is what stands between a change and the main branch: nobody waits longer for it.
 TEST_LIMIT_S = 15 * 60
 # The long forms may take the night, not the week.
@@ -35,7 +47,8 @@ class Step:
 
 def lint_steps() -> list[Step]:
     """Return what needs no test run: formatting, lint, types, the import rule and the browser library's own checks."""
-    python_folders = tuple(name for name in ("incomingd", "tests", "scripts", "examples") if (ROOT / name).is_dir())
+    every_folder = ("incomingd", "tests", "scripts", "examples", "benchmarks")
+    python_folders = tuple(name for name in every_folder if (ROOT / name).is_dir())
     steps = [
         Step("formatting", (str(BIN / "ruff"), "format", "--check", "--quiet", "--diff", ".")),
         Step("lint", (str(BIN / "ruff"), "check", "--quiet", ".")),
@@ -62,13 +75,16 @@ def test_steps() -> list[Step]:
             live=True,
         )
     )  # fmt: skip
+    direct = (*DIRECT, str(BIN / "python"), "-m", "pytest", "--numprocesses=2", "-q", "-rfEsxX", *BOTH_PATHS_QUICK)
+    steps.append(Step("uploads, by threads", direct))
     return steps
 
 
 def soak_steps() -> list[Step]:
     """Return the long forms; they measure and load the machine, so one at a time."""
     command = (str(BIN / "python"), "-m", "pytest", "-m", "soak", "--durations=20", "-rfEsxX", "--timeout=14400")
-    return [Step("soak", command, live=True)]
+    direct = (*DIRECT, str(BIN / "python"), "-m", "pytest", "-m", "", "-q", "-rfEsxX", *BOTH_PATHS)
+    return [Step("every body by threads", direct, live=True), Step("soak", command, live=True)]
 
 
 def run(step: Step, limit_s: float) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from incomingd.log import shutdown
+from tests.support.alone import turn
 
 pytest_plugins = ["tests.support.fixtures", "pytester"]
 
@@ -42,6 +43,13 @@ def pytest_runtest_makereport(
                 report.outcome = "failed"
                 report.longrepr = f"{item.nodeid}: a silent test suite, but this test wrote to {stream}:\n{text}"
     return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test that measures run alone; before its time limit begins."""
+    with turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

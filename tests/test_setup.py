@@ -53,6 +53,7 @@ def set_up(checkout: Path, level: str, path: str) -> subprocess.CompletedProcess
     [
         ("run", ["Python 3.11"]),
         ("fleet", ["Python 3.11", "redis-server", "openssl"]),
+        ("bench", ["Python 3.11", "Node.js 20", "C compiler"]),
         ("test", ["Python 3.11", "git", "Node.js 20", "Chromium", "openssl", "redis-server"]),
     ],
 )
@@ -84,6 +85,7 @@ def test_an_old_node_is_refused(checkout: Path, bare_path: str, tmp_path: Path) 
         "systemd-nspawn": "exit 0",
         "haproxy": "exit 0",
         "nginx": "exit 0",
+        "gcc": "cat >/dev/null",
         "fusermount3": "exit 0",
         "mkfs.xfs": "exit 0",
         "python3": "case $2 in *version_info*) exit 0 ;; *venv*) exit 0 ;; esac; exit 1",
@@ -96,7 +98,7 @@ def test_an_old_node_is_refused(checkout: Path, bare_path: str, tmp_path: Path) 
     os.symlink(env, tmp_path / "bin" / "env")
     done = set_up(checkout, "test", bare_path)
     assert done.returncode == 1
-    assert "Node.js is v18.1.0; the tests need 20 or newer" in done.stderr
+    assert "Node.js is v18.1.0; 'make test' needs 20 or newer" in done.stderr
 
 
 def test_an_unknown_level_is_refused(checkout: Path, bare_path: str) -> None:

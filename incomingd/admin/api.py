@@ -166,6 +166,8 @@ class AdminApi:
             registry_available=registry.available,
             lease_holds=registry.lease_holds,
         )
+        retirement = self.drain.progress.retirement or {}
+        self.metrics.set_retirement(inherited=retirement.get("inherited", 0), left=retirement.get("left", 0))
         free_bytes = await self.free_bytes()
         if free_bytes is not None:
             self.metrics.set_volume_free(self.engine.services.volume.id, free_bytes)

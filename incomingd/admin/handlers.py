@@ -80,12 +80,25 @@ class ReloadHandler(AdminHandler):
 
 
 class DrainHandler(AdminHandler):
-    """``/drain``: give all uploads away, and take none."""
+    """``/drain``: give all uploads away, and take none; for good, where it is said so."""
 
-    def post(self) -> None:
+    async def post(self) -> None:
         """Begin; ``/status`` tells how far it is. Repeats are harmless."""
-        wire.parse(wire.NothingDocument, self.document(default={}))
-        self.api.drain.start()
+        document = wire.parse(wire.DrainDocument, self.document(default={}))
+        if not document.retire and (document.heir is not None or document.dry_run):
+            name = "heir" if document.heir is not None else "dry_run"
+            raise Refusal(
+                Code.FIELD_INVALID,
+                f"{name}: it means nothing without `retire`",
+                extra={"errors": [{"field": name, "expected": "`retire` with it"}]},
+            )
+        if document.dry_run:
+            self.answer({"state": self.api.state, "heir": self.api.drain.heir_of_choice(document.heir)})
+            return
+        if document.retire:
+            await self.api.drain.retire(document.heir)
+        else:
+            self.api.drain.start()
         self.answer({"state": self.api.state, "drain": self.api.drain.progress.as_json()}, status=202)
 
 

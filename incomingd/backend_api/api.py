@@ -30,6 +30,8 @@ class BackendOptions:
     """`backend.tokens`; none: whoever reaches the listener may call."""
     allowed_hosts: Hosts = field(default_factory=lambda: Hosts(None))
     """`handover.allowed_hosts`"""
+    idle_s: float = 60.0
+    """`limits.body_idle_timeout_s`: so long the reader of a file may read nothing."""
     base_url: str | None = None
     """`public.base_url`: stands before the path of `upload_url`."""
 

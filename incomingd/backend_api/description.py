@@ -59,11 +59,16 @@ CALLS: Final = (
         "/uploads", "post", "createUploads", "Get a ticket, or many",
         "A list is answered in its order; unless all of its tickets can be made, none is. With `Idempotency-Key` the"
         " same ticket is answered again while it is not final, whatever the body says; in a list the key counts for"
-        " each place by itself. A repeat under a key must bring the secret that the ticket was given, if it was given"
+        " each place by itself. While nobody can tell of that ticket, since its host is away for a moment, the repeat"
+        " is held for up to `hold_s`, then refused with `upload_out_of_reach`. A repeat under a key must bring the"
+        " secret that the ticket was given, if it was given"
         " one. A secret that was made here is told only where a ticket is new: a web app that repeats calls chooses its"
         " secrets itself.",
         {201: "CreatedOneOrMany"},
-        (*WITH_BODY, *WITH_TOKEN, C.HEADER_MALFORMED, C.SECRET_WRONG, C.STORAGE_FULL, C.STORAGE_UNAVAILABLE),
+        (
+            *WITH_BODY, *WITH_TOKEN, C.HEADER_MALFORMED, C.SECRET_WRONG, C.TICKET_UNREADABLE, C.STORAGE_FULL,
+            C.STORAGE_UNAVAILABLE,
+        ),
         body="OneOrManyTickets", parameters=("idempotencyKey", "traceparent"),
     ),
     Call(
@@ -269,6 +274,15 @@ _UPLOAD_PROPERTIES: Final[dict[str, Any]] = {
     ),
     "labels": {"type": "array", "items": {"type": "string"}, "description": "The ticket's."},
     "app_data": {"type": "object", "additionalProperties": True, "description": "The ticket's."},
+    "digest": {
+        "oneOf": [
+            {"type": "null"},
+            _object(
+                "Null: the ticket does not ask for it.",
+                **{"sha-256": _nullable("string", pattern="^[0-9a-f]{64}$", description="Null: not known yet.")},
+            ),
+        ]
+    },
     "created_at": _TIME | {"description": "Of the ticket."},
     "expires_at": _nullable("string", format="date-time", description="Null: it does not expire any more."),
     "handover": _object(
@@ -318,7 +332,13 @@ _ANSWERS: Final[dict[str, Any]] = {
         "A piece of a list.",
         uploads={"type": "array", "items": _of("Upload")},
         next_page=_nullable("string", description="For `page`; null: this was the last."),
-        partial={"type": "boolean", "description": "Whether an instance did not answer, so that uploads are missing."},
+        partial={
+            "type": "boolean",
+            "description": (
+                "Whether uploads may be missing: an instance did not answer, "
+                "or it is not sure which instances there are (Redis was lost, or this instance has just started)."
+            ),
+        },
     ),
     "Description": {"type": "object", "description": "OpenAPI 3.1."},
     "Problem": {

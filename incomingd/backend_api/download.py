@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +15,7 @@ from incomingd.core.errors import Code, Refusal
 from incomingd.log import events, get_logger
 from incomingd.storage.volume import VolumeError
 from incomingd.web.access import upload_id_of
-from incomingd.wire.download import Piece, RangeNotSatisfiable, content_disposition, entity_tag, piece_of
+from incomingd.wire.download import Piece, RangeNotSatisfiable, content_disposition, entity_tag, piece_of, repr_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 log = get_logger()
 
 READ_BYTES: Final = 256 * 1024
+PIECE_BYTES: Final = 64 * 1024
+"""Whoever takes so much within `idle_s` is not idle."""
 
 
 class FileHandler(BackendHandler):
@@ -55,6 +59,8 @@ class FileHandler(BackendHandler):
         tag = entity_tag(record.upload_id)
         self.set_header("Accept-Ranges", "bytes")
         self.set_header("Etag", tag)
+        if record.digest is not None:
+            self.set_header("Repr-Digest", repr_digest(record.digest))
         condition = self.request.headers.get("If-Range")
         wanted = self.request.headers.get("Range") if condition in (None, tag) else None
         try:
@@ -80,10 +86,12 @@ class FileHandler(BackendHandler):
         try:
             while at < piece.stop:
                 data = await _read(file, at, min(READ_BYTES, piece.stop - at))
+                for start in range(0, len(data), PIECE_BYTES):
+                    self.write(data[start : start + PIECE_BYTES])
+                    if not await self._taken():
+                        log.info(events.DOWNLOAD_STALLED, upload_id=record.upload_id, offset=at + start)
+                        return
                 at += len(data)
-                self.write(data)
-                # Returns when the connection has taken it all: the caller's speed is ours.
-                await self.flush()
         except StreamClosedError:
             return
         except VolumeError as error:
@@ -92,6 +100,26 @@ class FileHandler(BackendHandler):
             connection = self.request.connection
             assert isinstance(connection, HTTP1Connection)
             connection.stream.close()
+
+    async def _taken(self) -> bool:
+        """Return whether the connection has taken what was written: the caller's speed is ours.
+
+        Where it takes nothing for too long it is closed: nobody holds a file open for ever.
+
+        Raises:
+            StreamClosedError: the caller has gone.
+        """
+        taken = asyncio.ensure_future(self.flush())
+        in_time = await self.api.engine.services.clock.timeout(self.api.options.idle_s, taken)
+        if not in_time:
+            connection = self.request.connection
+            assert isinstance(connection, HTTP1Connection)
+            connection.stream.close()
+            with contextlib.suppress(StreamClosedError):
+                await taken
+            return False
+        taken.result()
+        return True
 
     def status_of(self, refusal: Refusal) -> int:
         """Return 416 for a range without a byte in it."""

@@ -121,14 +121,9 @@ class Client:
 
     # -- what commands need
 
-    def uploads(self, **query: str) -> Iterator[dict[str, Any]]:
-        """Yield the uploads that a query wants, as many pages as there are."""
-        page: str | None = ""
-        while page is not None:
-            arguments = {name: value for name, value in (query | {"page": page}).items() if value}
-            found = self.call("GET", "/uploads" + (f"?{urlencode(arguments)}" if arguments else ""))
-            yield from found["uploads"]
-            page = found["next_page"]
+    def uploads(self, **query: str) -> Listing:
+        """Return the uploads that a query wants, as many pages as there are; nothing is asked for before it is read."""
+        return Listing(self, query)
 
     def upload(self, upload_id: str) -> dict[str, Any]:
         """Return one upload."""
@@ -141,6 +136,25 @@ class Client:
     def redeliver(self, upload_id: str) -> dict[str, Any]:
         """Have an upload's callback made again."""
         return dict(self.call("POST", f"{_path(upload_id)}/redeliver", {}))
+
+
+class Listing:
+    """Uploads of the whole fleet, to be read once; see :meth:`Client.uploads`."""
+
+    def __init__(self, client: Client, query: dict[str, str]) -> None:
+        self._client = client
+        self._query = query
+        self.partial = False
+        """Of what was read so far: an instance did not answer, so its uploads are missing."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        page: str | None = ""
+        while page is not None:
+            arguments = {name: value for name, value in (self._query | {"page": page}).items() if value}
+            found = self._client.call("GET", "/uploads" + (f"?{urlencode(arguments)}" if arguments else ""))
+            self.partial = self.partial or found["partial"]
+            yield from found["uploads"]
+            page = found["next_page"]
 
 
 def _path(upload_id: str) -> str:

@@ -92,10 +92,27 @@ def progress(drain: dict[str, Any]) -> str:
         parts = [f"{counted(drain['left'], 'upload')} left"]
     if not drain["left"] and not drain["uploads"]:
         parts = ["no uploads here"]
+    # A daemon of the version before tells of none.
+    retirement = drain.get("retirement")
+    if retirement is not None and retirement["stage"] in ("giving", "sealed") and not drain["left"]:
+        heir = retirement["heir"]
+        parts = [f"{counted(retirement['left'], 'record')} left for {heir}" if heir else "waiting for an heir"]
     for count, thing in ((drain["appends_open"], "append"), (drain["callbacks_open"], "callback")):
         if count:
             parts.append(f"{counted(count, thing)} open")
     return ", ".join(parts)
+
+
+def retired(retirement: dict[str, Any] | None) -> str:
+    """Say what came of a drain that is for good, as further sentences."""
+    if retirement is None:
+        return ""
+    if retirement["stage"] == "not_needed":
+        return " Nobody had to inherit: other instances reach the volume."
+    text = f" {retirement['heir']} has inherited {counted(retirement['inherited'], 'record')}: this one has retired."
+    if kept := retirement["files_kept"]:
+        text += f" {counted(kept, 'file')} that web apps keep here did not move."
+    return text
 
 
 def counted(number: int, thing: str) -> str:

@@ -29,6 +29,8 @@ EXIT_REFUSED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
 
+PARTIAL: Final = "Uploads may be missing here: an instance did not answer, or it is not sure which instances there are."
+
 DEFAULT_ADDRESS: Final = "127.0.0.1:4001"
 
 
@@ -192,6 +194,11 @@ def uploads(common: Common, statuses: tuple[str, ...], label: str, *, stuck: boo
         found = client.uploads(status=",".join(statuses), label=label, handover="stuck" if stuck else "")
         output = common.output
         (output.documents if output.as_json else output.uploads)(itertools.islice(found, limit))
+        if found.partial and output.as_json:
+            # The list itself is what programs read: it has no place for it.
+            _complain(PARTIAL)
+        elif found.partial:
+            output.warning(PARTIAL)
 
 
 @command(main, "upload")
@@ -223,7 +230,8 @@ def _show(common: Common, found: dict[str, Any]) -> None:
 def redeliver(common: Common, upload_ids: tuple[str, ...], *, stuck: bool, dry_run: bool) -> None:
     """Have callbacks made again, with their old ids.
 
-    Where one is refused the others are made all the same; the exit status is 1 then.
+    Where one is refused, or an instance does not tell which are stuck, the others are made all the same; the exit
+    status is 1 then.
     """
     if bool(upload_ids) == stuck:
         raise click.UsageError("Name uploads, or say --stuck.")
@@ -231,7 +239,13 @@ def redeliver(common: Common, upload_ids: tuple[str, ...], *, stuck: bool, dry_r
     done: list[dict[str, Any]] = []
     with common.client() as client:
         # All of them first: one that is redelivered leaves the list that is being read.
-        wanted = [str(each["id"]) for each in client.uploads(handover="stuck")] if stuck else list(upload_ids)
+        wanted = list(upload_ids)
+        if stuck:
+            found = client.uploads(handover="stuck")
+            wanted = [str(each["id"]) for each in found]
+            if found.partial:
+                refused = True
+                _complain(PARTIAL)
         for upload_id in dict.fromkeys(wanted):
             try:
                 done.append(client.upload(upload_id) if dry_run else client.redeliver(upload_id))
@@ -305,12 +319,20 @@ def rolling_restart(
 
 
 @command(main, "drain")
+@click.option(
+    "--retire", is_flag=True,
+    help="For good: another instance inherits the records, and this one never serves on its data directory again.",
+)  # fmt: skip
+@click.option("--heir", metavar="INSTANCE", help="With --retire: who inherits; else the ring says who.")
+@click.option("--dry-run", is_flag=True, help="With --retire: only say who would inherit.")
 @click.option("--wait", is_flag=True, help="Return only when it is drained; shows how far it is.")
 @click.option(
     "--timeout-s", type=click.FloatRange(min=0),
     help="With --wait: so long at the most, in s; then the exit status is 1, and the drain goes on.",
 )  # fmt: skip
-def drain(common: Common, *, wait: bool, timeout_s: float | None) -> None:
+def drain(
+    common: Common, *, retire: bool, heir: str | None, dry_run: bool, wait: bool, timeout_s: float | None
+) -> None:
     """Have the instance give all its uploads away and take none.
 
     Their clients go on at other instances. What no other instance takes stays on the volume, and is there after the
@@ -318,9 +340,16 @@ def drain(common: Common, *, wait: bool, timeout_s: float | None) -> None:
     """
     if timeout_s is not None and not wait:
         raise click.UsageError("--timeout-s means nothing without --wait.")
+    if not retire and (heir is not None or dry_run):
+        raise click.UsageError(f"--{'heir' if heir is not None else 'dry-run'} means nothing without --retire.")
     output = common.output
+    wanted = {"retire": True} | ({"heir": heir} if heir is not None else {}) if retire else {}
     with common.client() as client:
-        found = client.call("POST", "/drain", {})
+        if dry_run:
+            found = client.call("POST", "/drain", wanted | {"dry_run": True})
+            (output.document if output.as_json else output.heir)(found)
+            return
+        found = client.call("POST", "/drain", wanted)
         if wait:
             bar = sys.stderr.isatty() and not common.as_json
             watcher: draining.Watcher = draining.Bar() if bar else draining.Lines()

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from incomingd.cli.draining import counted, progress
+from incomingd.cli.draining import counted, progress, retired
 from incomingd.core.names import clean_value
 
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+MINUTE_CHARS: Final = len("2026-11-23T19:21")
 RUN_CHARS: Final = 8
 """Of a start id: enough to tell two runs apart."""
 STATUS_STYLES: Final = {
@@ -61,6 +62,10 @@ class Output:
         """Write a sentence."""
         self._console.print(Text(text))
 
+    def warning(self, text: str) -> None:
+        """Write a sentence that must not be overlooked."""
+        self._console.print(Text(text, "bold red"))
+
     def status(self, status: dict[str, Any]) -> None:
         """Write what ``/status`` told."""
         volume = status["volume"]
@@ -79,12 +84,17 @@ class Output:
             rows.append(("drain", _drain(status["drain"])))
         self._pairs(rows)
         self._console.print()
-        table = _table("uploads", "number")
+        # Instances on one volume share the uploads that lie there: each counts those that it looks after.
+        alone = len(status["ring"]["instances"]) == 1
+        table = _table("uploads" if alone else "uploads it looks after", "number")
         table.columns[1].justify = "right"
         for name, count in status["uploads"].items():
-            table.add_row(_styled(name), str(count))
+            if count:
+                table.add_row(_styled(name), str(count))
         if status["handovers_stuck"]:
             table.add_row(Text("stuck", style="bold red"), str(status["handovers_stuck"]))
+        if not table.rows:
+            table.add_row("none", "")
         self._console.print(table)
         if not status["uploads_counted"]:
             self.line("The daemon has not yet counted all uploads.")
@@ -93,17 +103,21 @@ class Output:
         """Write the instances that are alive."""
         self._pairs([("registry", _registry(ring)), ("own lease", _lease(ring))])
         self._console.print()
-        table = _table("instance", "state", "started (UTC)", "version", "address", "volumes", "run")
-        table.columns[0].no_wrap = True
+        names = [each["name"] for each in ring["instances"]]
+        # Two runs under one name: one is about to lapse, or two are configured alike.
+        runs = ["run"] if len(set(names)) < len(names) else []
+        table = _table("instance", "state", "started (UTC)", "version", "address", "volumes", *runs)
+        for column in (table.columns[0], table.columns[2]):
+            column.no_wrap = True
         for each in ring["instances"]:
             table.add_row(
                 Text(_clean(each["name"]) + (" (this one)" if each["self"] else ""), "bold" if each["self"] else ""),
                 _instance_state(each),
-                (each["started_at"] or "-").partition(".")[0].replace("T", " "),
+                (each["started_at"] or "-")[:MINUTE_CHARS].replace("T", " "),
                 _clean(each["version"] or "-"),
                 _clean(each["address"] or "-"),
                 _clean(", ".join(each["volumes"]) or "-"),
-                _clean(each["start_id"][:RUN_CHARS]),
+                *(_clean(each["start_id"][:RUN_CHARS]) for _ in runs),
             )
         self._console.print(table)
 
@@ -111,9 +125,16 @@ class Output:
         """Write what a drain has come to."""
         drain = found["drain"]
         if found["state"] == "drained":
-            self.line(f"Drained: {_parked(drain)}.")
+            self.line(f"Drained: {_parked(drain)}.{retired(drain.get('retirement'))}")
         else:
             self.line(f"Draining: {progress(drain)}. `incomingctl drain --wait` waits for its end.")
+
+    def heir(self, found: dict[str, Any]) -> None:
+        """Write who would inherit."""
+        if found["heir"] is None:
+            self.line("Nobody would have to inherit: other instances reach the volume.")
+        else:
+            self.line(f"{found['heir']} would inherit.")
 
     def uploads(self, uploads: Iterable[dict[str, Any]]) -> None:
         """Write a table of uploads."""

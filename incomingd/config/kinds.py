@@ -136,8 +136,10 @@ RegistryUrlValue = Annotated[
     RegistryUrl,
     BeforeValidator(parse_registry_url),
     PlainSerializer(str),
-    WithJsonSchema({"type": "string", "pattern": r"^(memory:$|rediss?(\+sentinel)?://)"}),
-    Expects("memory:, or a URL that begins with redis://, rediss://, redis+sentinel:// or rediss+sentinel://", "URL"),
+    WithJsonSchema({"type": "string", "pattern": r"^(memory:$|rediss?(\+sentinel|\+cluster)?://)"}),
+    Expects(
+        "memory:, or a URL that begins with redis://, redis+sentinel:// or redis+cluster:// (rediss… with TLS)", "URL"
+    ),
 ]
 OriginList = Annotated[
     Origins,

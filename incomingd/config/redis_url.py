@@ -6,9 +6,12 @@
 ``rediss://``               the same over TLS
 ``redis+sentinel://``       ``redis+sentinel://user:password@one:26379,two:26379,three:26379/primary/0``
 ``rediss+sentinel://``      the same, Redis and Sentinels over TLS
+``redis+cluster://``        ``redis+cluster://user:password@one:6379,two:6379,three:6379``
+``rediss+cluster://``       the same over TLS
 ==========================  ======================================================================
 
-Of user, password, port and database each may be missing. Options stand after
+Of user, password, port and database each may be missing. A Cluster has one
+database only, and tells where its other servers are. Options stand after
 ``?``: ``ca_file``, ``cert_file``, ``key_file`` (TLS), ``sentinel_user``,
 ``sentinel_password`` (the Sentinels' own), ``prefix`` (of all keys).
 """
@@ -26,6 +29,8 @@ DATABASE_MAX: Final = 1023
 PREFIX: Final = "incoming"
 MASK: Final = "***"
 
+_KINDS: Final = ("redis", "redis+sentinel", "redis+cluster")
+_SCHEMES: Final = frozenset({kind.replace("redis", scheme) for kind in _KINDS for scheme in ("redis", "rediss")})
 _TLS_OPTIONS: Final = frozenset({"ca_file", "cert_file", "key_file"})
 _SENTINEL_OPTIONS: Final = frozenset({"sentinel_user", "sentinel_password"})
 
@@ -53,9 +58,11 @@ class Target:
     """Where a Redis is and how to get in. Shows no password when it is printed."""
 
     hosts: tuple[tuple[str, int], ...]
-    """One Redis, or the Sentinels."""
+    """One Redis, the Sentinels, or some servers of a Cluster."""
     primary: str | None = None
     """What the Sentinels call it; None: no Sentinels."""
+    cluster: bool = False
+    """Whether it is a Redis Cluster."""
     database: int = 0
     login: Login = Login()
     sentinel_login: Login = Login()
@@ -64,6 +71,8 @@ class Target:
 
     def __str__(self) -> str:
         hosts = ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        if self.cluster:
+            return f"the Cluster of {hosts}"
         return hosts if self.primary is None else f"{self.primary!r} of the Sentinels {hosts}"
 
 
@@ -123,10 +132,12 @@ def parse(url: str) -> Target:
         ValueError: with a sentence for operators, without the URL: it may hold a password.
     """
     scheme, separator, _ = url.partition("://")
-    secure, sentinel = scheme.startswith("rediss"), scheme.endswith("+sentinel")
-    if not separator or scheme not in {"redis", "rediss", "redis+sentinel", "rediss+sentinel"}:
+    secure = scheme.startswith("rediss")
+    sentinel, cluster = scheme.endswith("+sentinel"), scheme.endswith("+cluster")
+    if not separator or scheme not in _SCHEMES:
         raise ValueError(
-            "it is not memory: and does not begin with redis://, rediss://, redis+sentinel:// or rediss+sentinel://"
+            "it is not memory: and does not begin with redis://, redis+sentinel:// or redis+cluster://"
+            " (with TLS rediss://, rediss+sentinel:// or rediss+cluster://)"
         )
     try:
         parts = urlsplit(url)
@@ -145,12 +156,20 @@ def parse(url: str) -> Target:
     if ("cert_file" in options) != ("key_file" in options):
         raise ValueError("cert_file and key_file go together")
     names = hosts.split(",")
-    if len(names) > 1 and not sentinel:
-        raise ValueError("several hosts are Sentinels: redis+sentinel://host:26379,host:26379/primary")
+    if len(names) > 1 and not (sentinel or cluster):
+        raise ValueError(
+            "several hosts are Sentinels, redis+sentinel://host:26379,host:26379/primary,"
+            " or a Cluster, redis+cluster://host:6379,host:6379"
+        )
+    located = tuple(_host(name, SENTINEL_PORT if sentinel else REDIS_PORT) for name in names)
+    database = _database(path[0]) if path and path[0] else 0
+    if cluster and database:
+        raise ValueError("a Cluster has no other database than 0")
     return Target(
-        hosts=tuple(_host(name, SENTINEL_PORT if sentinel else REDIS_PORT) for name in names),
+        hosts=located,
         primary=primary,
-        database=_database(path[0]) if path and path[0] else 0,
+        cluster=cluster,
+        database=database,
         login=_login(userinfo),
         sentinel_login=Login(options.get("sentinel_user"), options.get("sentinel_password")),
         tls=Tls(options.get("ca_file"), options.get("cert_file"), options.get("key_file")) if secure else None,

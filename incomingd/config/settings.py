@@ -34,6 +34,7 @@ Durability = Literal["none", "completion", "acknowledgement"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
 ClientAddress = Literal["full", "masked", "none"]
+FastPath = Literal["auto", "never"]
 
 
 class Files(Group):
@@ -141,10 +142,11 @@ class Registry(Group):
 
     url: RegistryUrlValue = setting(
         default=MEMORY,
-        what="Where the registry is: `memory:` for a single instance, a Redis (or the Sentinels that know where it is)"
-        " for a fleet. `redis://user:password@host:6379/0`, `rediss://` with TLS,"
-        " `redis+sentinel://user:password@one:26379,two:26379/primary/0`. After `?` stand options: `prefix` of all"
-        " keys, `ca_file`, `cert_file`, `key_file`, `sentinel_user`, `sentinel_password`.",
+        what="Where the registry is: `memory:` for a single instance, a Redis (or the Sentinels that know where it is,"
+        " or a Redis Cluster) for a fleet. `redis://user:password@host:6379/0`, `rediss://` with TLS,"
+        " `redis+sentinel://user:password@one:26379,two:26379/primary/0`,"
+        " `redis+cluster://user:password@one:6379,two:6379`. After `?` stand options: `prefix` of all keys,"
+        " `ca_file`, `cert_file`, `key_file`, `sentinel_user`, `sentinel_password`.",
         why="All instances that share it are one fleet: each of them takes any upload. Needs peer.address and"
         " peer.keys.",
         reload=False,
@@ -228,7 +230,7 @@ class Limits(Group):
         le=HOUR_S,
         unit="s",
         what="After so long without a byte of a body the bytes are kept and the connection is closed; the client"
-        " resumes.",
+        " resumes. A download of which nothing was read for so long is ended, too.",
         why="Longer for clients behind links with long gaps; shorter to free connections sooner.",
         reload=True,
     )
@@ -249,6 +251,36 @@ class Limits(Group):
         unit="s",
         what="The average is judged first after so long.",
         why="Longer for links that start slowly.",
+        reload=True,
+    )
+    upload_bytes_per_s: OptionalSize = setting(
+        default=None,
+        ge=KiB,
+        le=TiB,
+        unit="bytes/s",
+        what="How fast one upload is taken, all its parts together. Who sends faster is held back by the network, never"
+        " cut, and not taken for slow. Each instance counts for itself.",
+        why="So that no single upload takes what all others need.",
+        reload=True,
+    )
+    address_bytes_per_s: OptionalSize = setting(
+        default=None,
+        ge=KiB,
+        le=TiB,
+        unit="bytes/s",
+        what="How fast the uploads of one client address (IPv6: one /64 network) are taken, all together. Each instance"
+        " counts for itself, so a client whose uploads are spread over several gets as much of each.",
+        why="So that no client takes what all others need; remember that a whole office may share one address.",
+        reload=True,
+    )
+    total_bytes_per_s: OptionalSize = setting(
+        default=None,
+        ge=KiB,
+        le=TiB,
+        unit="bytes/s",
+        what="How fast all uploads together are taken by this instance. All get their turns one after the other.",
+        why="To leave room on the network or the disks for other programs. A fleet takes as many times that as it has"
+        " instances.",
         reload=True,
     )
     header_bytes: Size = setting(
@@ -276,6 +308,17 @@ class Limits(Group):
         le=1_000_000,
         what="How many connections a listener holds at once.",
         why="Keep it below the limit of open files: an upload needs a connection, a file and a pipe.",
+        reload=True,
+    )
+    connections_per_address: OptionalCount = setting(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        what="How many connections to the public listener one client address (IPv6: one /64 network) may have; further"
+        " ones are closed. Those of public.trusted_proxies do not count: behind a proxy it is up to the proxy, unless"
+        " it says by the PROXY protocol whose connection it is.",
+        why="Against clients that take all connections for themselves; remember that a whole office may share one"
+        " address, and that browsers open six.",
         reload=True,
     )
     metadata_bytes: Size = setting(
@@ -309,6 +352,13 @@ class Storage(Group):
         le=1024,
         what="How many threads move bytes and wait for the disk.",
         why="More for slow volumes (NFS, spinning disks) with many clients; fewer on a small machine.",
+        reload=False,
+    )
+    fast_path: FastPath = setting(
+        default="auto",
+        what="`auto`: large bodies of a known length that come unencrypted go from the socket to the file inside the"
+        " kernel (Linux); all others, and with `never` all, are read and written by the daemon, with the same results.",
+        why="`never` to find out whether a problem has to do with it.",
         reload=False,
     )
 

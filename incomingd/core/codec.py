@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -39,6 +40,7 @@ class RecordFormatError(Exception):
 def encode(record: Record, *, version: int = FORMAT) -> bytes:
     """Return *record* as JSON that a person can read, in format *version*: a line for each field."""
     document = _to_json(Record)(record)
+    _digest_into_terms(document)
     _RECORDS[version].write(document)
     return _encode({"format": version, **document})
 
@@ -94,6 +96,8 @@ def _decode(kind: type, what: str, spellings: dict[int, _Spelling], data: bytes,
         version = document.pop("format")
         if version in known:
             spellings[version].read(document)
+            if kind is Record:
+                _digest_out_of_terms(document)
             found = _from_json(kind)(document)
     except RecursionError as error:
         msg = f"no readable {what}: nested too deeply"
@@ -143,6 +147,28 @@ NEWEST: Final = Formats()
 class _Spelling:
     write: Callable[[dict[str, Any]], None]
     read: Callable[[dict[str, Any]], None]
+
+
+_DIGEST: Final = re.compile("sha-256=([0-9a-f]{64})")
+
+
+def _digest_into_terms(record: dict[str, Any]) -> None:
+    """Have the digest of the file stand behind the wish for it, as one text."""
+    digest = record.pop("digest")
+    if digest is not None:
+        record["terms"]["digest"] = f"sha-256={digest}"
+
+
+def _digest_out_of_terms(record: dict[str, Any]) -> None:
+    if "digest" in record:
+        raise ValueError("digest: it stands in the terms")
+    said = record["terms"]["digest"]
+    known = _DIGEST.fullmatch(said) if said is not None else None
+    record["digest"] = known[1] if known is not None else None
+    if known is not None:
+        record["terms"]["digest"] = "sha-256"
+    elif said not in (None, "sha-256"):
+        raise ValueError("digest: neither a wish nor a digest")
 
 
 def _ranges(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -289,22 +315,32 @@ def _from_json(kind: Any) -> Callable[[Any], Any]:
         assert isinstance(kind, type)
         return _reader_of_objects(kind)
     plain = get_origin(kind) or kind
-    return plain if issubclass(plain, Enum) else lambda value: _a(plain, value)
+    return plain if issubclass(plain, Enum) else _reader_of(plain)
+
+
+def _reader_of(kind: type) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        # All that is usual, without a further call: a record has many fields, and a volume many records.
+        return value if type(value) is kind and kind is not float else _a(kind, value)
+
+    return read
 
 
 def _reader_of_objects(kind: type) -> Callable[[Any], Any]:
     readers = {name: _from_json(inner) for name, inner in _kinds(kind).items()}
+    items = tuple(readers.items())
 
     def read(value: Any) -> Any:
         if _a(dict, value).keys() != readers.keys():
             odd = sorted(value.keys() ^ readers.keys())
             raise ValueError(f"{kind.__name__}: missing or unknown: {', '.join(odd)}")
         found = {}
-        for name, reader in readers.items():
-            try:
+        name = ""
+        try:
+            for name, reader in items:
                 found[name] = reader(value[name])
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
         return kind(**found)
 
     return read

@@ -84,6 +84,13 @@ class Code(Enum):
     PEER_OTHER_RUN = "peer_other_run"
     PEER_FORMAT_UNKNOWN = "peer_format_unknown"
 
+    # An instance that goes for good
+    NO_HEIR = "no_heir"
+    INSTANCE_RETIRED = "instance_retired"
+
+    # A ticket that was made before
+    TICKET_UNREADABLE = "ticket_unreadable"
+
     # The service
     STORAGE_FULL = "storage_full"
     STORAGE_UNAVAILABLE = "storage_unavailable"
@@ -331,10 +338,25 @@ PROBLEMS: Final[dict[Code, Problem]] = {
         "The run of the instance that was meant is over; another one answers here.",
         "Look at the volume again.",
     ),
+    Code.NO_HEIR: Problem(
+        409,
+        "No instance can inherit the records of this one.",
+        "Have another instance of the fleet take uploads, or name one that does.",
+    ),
+    Code.INSTANCE_RETIRED: Problem(
+        409,
+        "This instance has retired: another one answers for its uploads now.",
+        "Stop it, and give it a new data directory if it is to serve again.",
+    ),
     Code.PEER_FORMAT_UNKNOWN: Problem(
         400,
         "The message is of a format that this version does not read.",
         "Upgrade a fleet by one version at a time.",
+    ),
+    Code.TICKET_UNREADABLE: Problem(
+        409,
+        "The ticket that this Idempotency-Key has led to cannot be read.",
+        "An operator must look (`record.unreadable` in the log). Another key leads to another ticket.",
     ),
     Code.STORAGE_FULL: Problem(
         507,

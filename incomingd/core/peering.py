@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from incomingd.core.record import Record
     from incomingd.core.tenure import Claim, Identity
+
+FILE: Final = "file"
+"""What peers call the joined file, as if it were a segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +114,13 @@ class NotNow:
 
 @dataclass(frozen=True, slots=True)
 class Voided:
-    """The asker cannot take what was given and has written no record: the giver may have it back."""
+    """What was given is declined, on the volume that it was given to, for ever: the giver may have it back."""
 
     upload_id: str
     question: str
+    """That was answered. It proves nothing: several may have been, by several instances."""
     epoch: int
+    """Of the claim that gave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,28 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Bequest:
+    """What an instance that goes for good leaves to another one: a piece of it, or the question whether it may."""
+
+    volume_id: str
+    """Of the volume that retires."""
+    heir_volume_id: str
+    """Where it is to be kept, as the heir has said; empty: only this is asked."""
+    givens: tuple[Given, ...] = ()
+    """Uploads that were given away, each with the claim: those whose claim names the heir's volume are its own."""
+    volumes: tuple[str, ...] = ()
+    """With the last piece: ids of the volumes for which the heir answers from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What was sent is kept, and survives a power loss."""
+
+    volume_id: str
+    """On which volume."""
+
+
+@dataclass(frozen=True, slots=True)
 class BytesWanted:
     """Bytes ``[start, stop)`` of a segment that lies with the one asked."""
 
@@ -142,3 +169,8 @@ class BytesWanted:
     segment: str
     start: int
     stop: int
+
+    @property
+    def reason(self) -> str:
+        """What they are wanted for: `backfill`, or `download` of the joined file."""
+        return "download" if self.segment == FILE else "backfill"

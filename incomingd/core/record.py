@@ -28,6 +28,7 @@ class Terms:
     content_types: tuple[str, ...] = ()
     after_handover: str = "delete"
     digest: str | None = None
+    """``sha-256``: that of the whole file is wanted."""
     client_cancel: bool = True
     events: tuple[str, ...] = ()
     callback_format: str = "json"
@@ -116,6 +117,8 @@ class Record:
     """How many times a client has begun."""
     boot_id: str = ""
     """Of the kernel under which the record was written."""
+    digest: str | None = None
+    """SHA-256 of the complete file, in hex; None: not wanted, or not known yet."""
     joined: bool = False
     """The file stands whole under its final name."""
     completed_at: float | None = None

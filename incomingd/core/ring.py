@@ -27,7 +27,7 @@ class Instance:
     draining: bool = False
     """It gives its uploads away and takes none."""
     full: bool = False
-    """It has no room for further bytes."""
+    """It has no room for further bytes: it keeps and looks after what it has, and is given nothing."""
     format: int = FORMAT
     """The newest format of records, registry values and peer messages that it reads; it reads the one before it too."""
     version: str = ""
@@ -87,11 +87,17 @@ def successor(
 ) -> Instance | None:
     """Return who looks after the upload while nobody owns it; None: nobody who reaches its volume can.
 
+    Full ones come last: where a volume is full, all who reach it are, and what is complete wants no more room.
+
     Args:
         upload_id: which upload.
         instances: those with live leases.
         volume_id: where the upload's bytes lie.
         without: those that are out of the question: whoever did not answer.
     """
-    best = takers(upload_id, instances, volume_id=volume_id, without=without)
-    return best[0] if best and volume_id in best[0].volumes else None
+    near = [
+        each
+        for each in ranked(upload_id, instances)
+        if volume_id in each.volumes and not each.draining and each.identity not in without
+    ]
+    return min(near, key=lambda each: each.full, default=None)

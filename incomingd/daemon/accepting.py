@@ -156,6 +156,8 @@ def make_stream(
     read_bytes: int,
 ) -> IOStream:
     """Return the stream of an accepted connection; TLS shakes hands on it by itself."""
+    if connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if tls is None:
         return HalfOpenStream(connection, max_buffer_size=buffer_bytes, read_chunk_size=read_bytes)
     wrapped = ssl_wrap_socket(connection, tls, server_side=True, do_handshake_on_connect=False)

@@ -9,7 +9,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from tornado.routing import AnyMatches, PathMatches, Rule, RuleRouter, URLSpec
+from tornado.routing import URLSpec
 from tornado.web import Application
 
 from incomingd import __version__, admin, backend_api
@@ -22,6 +22,7 @@ from incomingd.daemon import fleet, options
 from incomingd.daemon.agent import AgentListener
 from incomingd.daemon.inherited import InheritedError, sockets
 from incomingd.daemon.listeners import Listener, ListenerOptions, ListenError
+from incomingd.daemon.memory import keep_trim
 from incomingd.daemon.notify import PATIENCE_S, Notifier
 from incomingd.drain import Drain
 from incomingd.engine.census import Census
@@ -43,7 +44,9 @@ from incomingd.peers.http_peers import HttpPeers, tls_context
 from incomingd.storage.directory import DirectoryOptions, DirectoryVolume
 from incomingd.web.exchange import ExchangeOptions
 from incomingd.web.handler import JSON_BYTES_MAX, UnknownPathHandler, log_nothing
+from incomingd.web.paths import ByPath
 from incomingd.web.proxies import TrustedPeers
+from incomingd.web.rates import Rates
 from incomingd.wire.peer import Formats
 
 if TYPE_CHECKING:
@@ -82,7 +85,9 @@ class Daemon:
         self.volume = _open_volume(
             settings, self.clock, self.identity, codec.Formats(known, lambda: self.format_spoken)
         )
-        self.registry = fleet.make_registry(settings, self.clock, self.identity, self.volume.id, known)
+        volumes = frozenset({self.volume.id}) | self.volume.heir_of
+        self.registry = fleet.make_registry(settings, self.clock, self.identity, volumes, known)
+        self.metrics = Metrics(version=__version__, instance=settings.instance)
         self.peers = None
         if settings.peer.listens:
             self.peers = HttpPeers(
@@ -91,6 +96,7 @@ class Daemon:
                 tls=tls_context(settings.peer.tls.ca),
                 format_spoken=lambda: self.format_spoken,
                 formats=Formats(known),
+                metrics=self.metrics,
             )
         self.engine = Engine(
             Services(
@@ -110,7 +116,6 @@ class Daemon:
             allowed=settings.handover.allowed_hosts,
             concurrency=settings.handover.concurrency,
         )
-        self.metrics = Metrics(version=__version__, instance=settings.instance)
         self.handover = Handover(self.engine, self.caller, options.handover_options(settings), self.metrics)
         self.registry_watch = fleet.RegistryWatch(self.engine, known)
         self.drain = Drain(
@@ -138,6 +143,7 @@ class Daemon:
             keys=options.peer_keys_of(settings),
             clock=self.clock,
             formats=Formats(known),
+            metrics=self.metrics,
         )
         self.trusted = TrustedPeers(settings.public.trusted_proxies, setting="public.trusted_proxies")
         self.exchange_options = ExchangeOptions(
@@ -145,6 +151,7 @@ class Daemon:
             trusted=self.trusted,
             body_limits=options.body_limits(settings),
             close_after_answer=self._closes,
+            rates=Rates(options.rate_limits(settings)),
         )
         self.uploads = UploadResource(
             self.engine, self.exchange_options, options.upload_options(settings), self.metrics
@@ -182,15 +189,8 @@ class Daemon:
             ListenError: one cannot be had; none is kept then.
         """
         settings = self.settings
-        public = RuleRouter(
-            [
-                Rule(PathMatches(PATTERN), self.uploads),
-                Rule(
-                    AnyMatches(),
-                    pages.application(self.engine, self.uploads.options, self.trusted, self._closes),
-                ),
-            ]
-        )
+        rest = pages.application(self.engine, self.uploads.options, self.trusted, self._closes)
+        public = ByPath(PATTERN, self.uploads, rest)
         self._listen("public", settings.public.address, public, settings.public.tls)
         backend_routes = backend_api.routes(self.backend)
         admin_routes = admin.routes(self.admin)
@@ -244,6 +244,8 @@ class Daemon:
                     idle_timeout_s=limits.idle_connection_timeout_s,
                     body_bytes=BODY_BYTES[name],
                     connections_max=limits.connections,
+                    per_address_max=limits.connections_per_address if name == "public" else None,
+                    metrics=self.metrics,
                     trusts=_nobody if name == "peer" else self.trusted.trusts,
                     clock=self.clock,
                 ),
@@ -260,8 +262,13 @@ class Daemon:
             self.clock.spawn(self.upkeep.run(), name="upkeep"),
             self.clock.spawn(self.census.run(), name="census"),
             self.clock.spawn(admin.watch_loop(self.clock, self.metrics), name="loop watch"),
+            self.clock.spawn(keep_trim(self.clock), name="memory"),
+            self.clock.spawn(self.engine.inheriting.run(), name="heirdoms"),
         ]
-        self.engine.state.ready()
+        if self.volume.retirement is None:
+            self.engine.state.ready()
+        else:
+            self.drain.resume_retirement()
         for listener in self._listening:
             listener.start()
         log.info(
@@ -327,7 +334,8 @@ class Daemon:
         peer_tls = tls_context(settings.peer.tls.ca)
         for listener in self._listeners:
             listener.reload_tls(tls[listener.name])
-            listener.set_connections_max(settings.limits.connections)
+            per_address = settings.limits.connections_per_address if listener.name == "public" else None
+            listener.set_connections_max(settings.limits.connections, per_address)
         self.settings = settings
         self.engine.services.options = options.engine_options(settings)
         self.upkeep.interval_s = settings.uploads.sweep_interval_s
@@ -341,6 +349,7 @@ class Daemon:
         self.handover.options = options.handover_options(settings)
         self.trusted.replace(settings.public.trusted_proxies)
         self.exchange_options.body_limits = options.body_limits(settings)
+        self.exchange_options.rates.limits = options.rate_limits(settings)
         self.backend.options = options.backend_options(settings)
         self.admin.options = options.admin_options(settings)
         options.take_over(self.uploads.options, options.upload_options(settings))
@@ -370,6 +379,7 @@ def _open_volume(settings: Settings, clock: SystemClock, identity: Identity, for
             file_group=_group_id(settings.files.group),
             reserve_bytes=settings.limits.free_space_reserve_bytes,
             durable=settings.durability != "none",
+            fast_path=settings.storage.fast_path == "auto",
         ),
         shared=fleet.is_fleet(settings),
         start_id=identity.start_id,

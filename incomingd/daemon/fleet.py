@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from incomingd import __version__
 from incomingd.core.formats import PRESENT, Known
+from incomingd.core.peering import FILE
 from incomingd.core.ring import Instance
 from incomingd.daemon.options import peer_keys_of
 from incomingd.engine import listing
-from incomingd.engine.remote_file import FILE
 from incomingd.log import events, get_logger
 from incomingd.peers.http_peers import PeersOptions
 from incomingd.registry.fleet import FleetRegistry
 from incomingd.registry.memory import MemoryRegistry
-from incomingd.registry.redis import RedisStore
 from incomingd.registry.registry import (
     AvailabilityChanged,
     GenerationChanged,
@@ -45,23 +44,27 @@ def is_fleet(settings: Settings) -> bool:
     return settings.registry.url.target is not None
 
 
-def make_registry(settings: Settings, clock: Clock, identity: Identity, volume_id: str, known: Known) -> Registry:
+def make_registry(
+    settings: Settings, clock: Clock, identity: Identity, volumes: frozenset[str], known: Known
+) -> Registry:
     """Return the registry that is configured; it is not started yet.
 
     Args:
         settings: see there.
         clock: of this process.
         identity: of this run.
-        volume_id: of the volume that it reaches.
+        volumes: ids of the volume that it reaches, and of those whose heir that is.
         known: the formats that it reads and writes.
     """
     target = settings.registry.url.target
     if target is None:
         return MemoryRegistry(identity)
+    from incomingd.registry.redis import RedisStore  # noqa: PLC0415 -- 8 MiB and a tenth of a second that one instance alone has no use for
+
     instance = Instance(
         identity,
         started_at=time.time(),
-        volumes=frozenset({volume_id}),
+        volumes=volumes,
         format=known.newest,
         version=__version__,
     )
@@ -98,6 +101,7 @@ class PeerSide:
         self.void = engine.giving.void
         self.recorded = engine.giving.recorded
         self.release = engine.giving.release
+        self.inherit = engine.inheriting.inherit
 
     async def read_range(self, upload_id: str, segment: str, start: int, size: int) -> bytes:
         """Return bytes of a segment, or of the joined file, that lies here."""

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets, bind_unix_socket
 
 from incomingd.config import Address, UnixAddress, parse_address
 from incomingd.daemon.accepting import accept_from, make_stream, plain_address, real_address, refuse
+from incomingd.daemon.header_waits import Awaited, HeaderWaits
 from incomingd.daemon.inherited import where
-from incomingd.log import events, get_logger
+from incomingd.log import Sparing, events, get_logger
+from incomingd.web.rates import network_of
 from incomingd.wire.proxy_protocol import ProxyProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from tornado.httputil import HTTPServerConnectionDelegate
+    from tornado.http1connection import HTTP1Connection
+    from tornado.httputil import HTTPConnection, HTTPMessageDelegate, HTTPServerConnectionDelegate
     from tornado.iostream import IOStream
 
     from incomingd.clock import Clock
     from incomingd.config.settings import Tls
+    from incomingd.metrics import Metrics
 
 log = get_logger()
 
-READ_CHUNK_BYTES: Final = 128 * 1024
+READ_CHUNK_BYTES: Final = 24 * 1024
+"""So much comes with a request's header at the most. It is read and written in Python, and in memory twice meanwhile;
+what is behind it goes its own way."""
 BUFFER_BYTES: Final = 1024 * 1024
 """At the most so much of a connection is in memory."""
 BACKLOG: Final = 1024
@@ -41,18 +48,72 @@ class ListenError(Exception):
 
 
 class LimitedServer(HTTPServer):
-    """Tornado's server with an upper limit of open connections."""
+    """Tornado's server with upper limits of open connections: of all, and of each client's."""
 
     name = ""
     connections_max = 0
+    per_address_max: int | None = None
+    exempt: Callable[[str], bool]
+    """Whether connections of an address are those of many clients."""
+    metrics: Metrics | None = None
+    waits: HeaderWaits
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        """Called by Tornado in place of a constructor."""
+        super().initialize(*args, **kwargs)
+        # What its timeout is for is done by the waits.
+        self.conn_params.header_timeout = None
+        self._of_address: Counter[str] = Counter()
+        self._lines = {setting: Sparing() for setting in ("limits.connections", "limits.connections_per_address")}
+
+    def admits(self, address: Any) -> bool:
+        """Return whether there may be one more connection from *address*; say so in the log where not."""
+        peer = address[0] if isinstance(address, tuple) else ""
+        if self.connections_max and len(self._connections) >= self.connections_max:
+            self._tell("limits.connections", self.connections_max, peer)
+            return False
+        most = self.per_address_max
+        if most is not None and peer and self._of_address[network_of(peer)] >= most and not self.exempt(peer):
+            self._tell("limits.connections_per_address", most, peer)
+            return False
+        return True
+
+    def _tell(self, setting: str, limit: int, peer: str) -> None:
+        if self.metrics is not None:
+            self.metrics.connection_refused(self.name, "all" if setting == "limits.connections" else "address")
+        left_out = self._lines[setting].next()
+        if left_out is not None:
+            log.warning(
+                events.CONNECTION_LIMIT_REACHED,
+                listener=self.name,
+                setting=setting,
+                limit=limit,
+                address=peer or None,
+                left_out=left_out,
+            )
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
-        """Serve a connection, or close it where there are too many."""
-        if self.connections_max and len(self._connections) >= self.connections_max:
-            log.warning(events.CONNECTION_LIMIT_REACHED, listener=self.name, limit=self.connections_max)
-            stream.close()
-            return
+        """Serve a connection that was admitted."""
+        # Counted whether or not there is a limit now: there may be one later.
+        if isinstance(address, tuple):
+            self._of_address[network_of(address[0])] += 1
         super().handle_stream(stream, address)
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """Called by Tornado when a connection begins to wait for a request."""
+        self.waits.begin(server_conn, cast("HTTP1Connection", request_conn).stream)
+        return Awaited(self.waits, server_conn, super().start_request(server_conn, request_conn))
+
+    def on_close(self, server_conn: object) -> None:
+        """Called by Tornado when a connection has ended."""
+        super().on_close(server_conn)
+        self.waits.end(server_conn)
+        address = cast("Any", server_conn).context.address
+        if isinstance(address, tuple):
+            peer = network_of(address[0])
+            self._of_address[peer] -= 1
+            if self._of_address[peer] <= 0:
+                del self._of_address[peer]
 
     @property
     def open_connections(self) -> int:
@@ -74,6 +135,9 @@ class ListenerOptions:
     trusts: Callable[[str], bool]
     """Whether a peer may speak for others; empty for a Unix socket."""
     clock: Clock
+    per_address_max: int | None = None
+    """Connections of one client's address; None: as many as all together."""
+    metrics: Metrics | None = None
 
 
 class Listener:
@@ -95,14 +159,18 @@ class Listener:
         self._server = LimitedServer(
             delegate,
             max_header_size=options.header_bytes,
-            idle_connection_timeout=options.idle_timeout_s,
             max_body_size=options.body_bytes,
             body_timeout=WHOLE_BODY_TIMEOUT_S,
             chunk_size=READ_CHUNK_BYTES,
             max_buffer_size=BUFFER_BYTES,
         )
         self._server.name = name
-        self._server.connections_max = options.connections_max
+        self._server.waits = HeaderWaits(options.idle_timeout_s)
+        self._server.exempt = options.trusts
+        self._server.metrics = options.metrics
+        if options.metrics is not None:
+            options.metrics.listens(name)
+        self.set_connections_max(options.connections_max, options.per_address_max)
         self._sockets: list[socket.socket] = []
         self._inherited = False
         self._stop_accepting: list[Callable[[], None]] = []
@@ -154,6 +222,9 @@ class Listener:
             self._serve(connection, real)
 
     def _serve(self, connection: socket.socket, address: Any) -> None:
+        if not self._server.admits(address):
+            connection.close()
+            return
         try:
             stream = make_stream(connection, self._tls, buffer_bytes=BUFFER_BYTES, read_bytes=READ_CHUNK_BYTES)
         except OSError as error:
@@ -178,9 +249,10 @@ class Listener:
         """How many connections are open now."""
         return self._server.open_connections
 
-    def set_connections_max(self, connections_max: int) -> None:
-        """Allow so many connections from now on."""
+    def set_connections_max(self, connections_max: int, per_address_max: int | None = None) -> None:
+        """Allow so many connections from now on; who has more keeps them."""
         self._server.connections_max = connections_max
+        self._server.per_address_max = per_address_max
 
     def check_tls(self, tls: Tls) -> None:
         """Read the certificate that stands on the disk now, without using it.

@@ -15,10 +15,12 @@ from incomingd import log as logging_setup
 from incomingd.core import formats
 from incomingd.daemon.daemon import Daemon
 from incomingd.daemon.listeners import ListenError
+from incomingd.daemon.loop_watch import LoopWatch
+from incomingd.daemon.memory import spare_the_collector
 from incomingd.daemon.options import secrets_of
 from incomingd.daemon.reload import Reloader, log_warnings
 from incomingd.log import events, get_logger
-from incomingd.storage.volume import VolumeError
+from incomingd.storage.volume import VolumeError, VolumeRetiredError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +29,8 @@ log = get_logger()
 
 EXIT_CONFIG = 2
 EXIT_FAILED = 1
+EXIT_RETIRED = 4
+"""The data directory has retired: to start again would change nothing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,10 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     log_warnings(loaded)
     try:
-        return asyncio.run(_run(loaded, arguments, known))
+        watch = LoopWatch()
+        with asyncio.Runner(loop_factory=watch.make_loop) as runner:
+            return runner.run(_run(loaded, arguments, known, watch))
     except (ListenError, VolumeError) as error:
         log.error(events.DAEMON_START_FAILED, reason=str(error))
-        return EXIT_FAILED
+        return EXIT_RETIRED if isinstance(error, VolumeRetiredError) else EXIT_FAILED
     finally:
         logging_setup.shutdown()
 
@@ -91,7 +97,7 @@ def _raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _run(loaded: config.Loaded, arguments: Sequence[str], known: formats.Known) -> int:
+async def _run(loaded: config.Loaded, arguments: Sequence[str], known: formats.Known, watch: LoopWatch) -> int:
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[str] = loop.create_future()
 
@@ -116,7 +122,12 @@ async def _run(loaded: config.Loaded, arguments: Sequence[str], known: formats.K
         loop.add_signal_handler(number, ask_to_stop, number.name)
     loop.add_signal_handler(signal.SIGHUP, reloader.reload_at_signal)
     await daemon.start()
-    await daemon.stop(await stop)
+    spare_the_collector()
+    watch.start(daemon.metrics.loop_blocked)
+    try:
+        await daemon.stop(await stop)
+    finally:
+        watch.stop()
     return 0
 
 

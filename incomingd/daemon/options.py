@@ -12,6 +12,7 @@ from incomingd.engine.options import Durability, EngineOptions
 from incomingd.frontends.uploads import UploadOptions
 from incomingd.handover import HandoverOptions
 from incomingd.web.body import BodyLimits
+from incomingd.web.rates import RateLimits
 from incomingd.wire import tus
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def backend_options(settings: Settings) -> backend_api.BackendOptions:
     return backend_api.BackendOptions(
         tokens=tuple(backend_tokens_of(settings)),
         allowed_hosts=settings.handover.allowed_hosts,
+        idle_s=settings.limits.body_idle_timeout_s,
         base_url=settings.public.base_url,
     )
 
@@ -101,6 +103,15 @@ def body_limits(settings: Settings) -> BodyLimits:
         idle_s=settings.limits.body_idle_timeout_s,
         bytes_per_s_min=settings.limits.body_min_bytes_per_s,
         rate_after_s=settings.limits.body_min_rate_after_s,
+    )
+
+
+def rate_limits(settings: Settings) -> RateLimits:
+    """Return how many bytes a second are taken."""
+    return RateLimits(
+        upload=settings.limits.upload_bytes_per_s,
+        address=settings.limits.address_bytes_per_s,
+        total=settings.limits.total_bytes_per_s,
     )
 
 

@@ -13,14 +13,17 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from incomingd.core.errors import Refusal
+from incomingd.core.errors import Code, Refusal
 from incomingd.core.ring import successor
 from incomingd.core.status import Status
-from incomingd.drain.evacuation import Evacuation
+from incomingd.drain.evacuation import Evacuation, needed
+from incomingd.drain.retirement import Retirement, Stage, check, heirs, is_shared
+from incomingd.drain.returns import Returns
+from incomingd.engine.bell import Bell
 from incomingd.engine.outcomes import LostBytesError, OwnedElsewhereError
 from incomingd.engine.state import Balancing
 from incomingd.log import events, get_logger
-from incomingd.registry.registry import Invitation, RegistryUnavailableError
+from incomingd.registry.registry import InstancesChanged, Invitation, RegistryUnavailableError
 from incomingd.storage.body import CutReason
 from incomingd.storage.volume import VolumeError
 from incomingd.wire.upload import timestamp
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from incomingd.core.tenure import Identity
     from incomingd.engine.engine import Engine
     from incomingd.engine.owned import OwnedUpload
+    from incomingd.registry.registry import Event
 
 log = get_logger()
 
@@ -41,7 +45,7 @@ SOON_LOOK_S: Final = 0.25
 """For so long it is watched how fast appends go, to know which end soon."""
 SOON_S: Final = 1.0
 """Appends that end within so long may end."""
-SPREAD_S: Final = 3.0
+SPREAD_S: Final = 4.0
 """Over so long the cuts are spread, where `cuts_per_s` allows it: who is cut waits for the moves of those before."""
 CUTS_PER_S_MIN: Final = 20.0
 """Few cuts are not spread for so long."""
@@ -52,6 +56,8 @@ TELL_S: Final = 0.5
 RETRY_S: Final = 0.5
 EVACUATION_S: Final = 0.2
 INVITED_AT_ONCE: Final = 100
+LOOK_FOR_TAKERS_S: Final = 60.0
+"""Who comes is told of; this is for what has come to lie here since, and for scans of the volume that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,10 @@ class Progress:
     invited: int
     began_at: float
     """Unix time, s."""
+    retired: bool = False
+    """An heir has all that was left: this instance never serves on its volume again."""
+    retirement: dict[str, Any] | None = None
+    """Of a drain that is for good; as ``/status`` tells it."""
 
     def as_json(self) -> dict[str, Any]:
         """Return it for ``/status``."""
@@ -90,6 +100,8 @@ class Progress:
             "parked": self.parked,
             "invited": self.invited,
             "began_at": timestamp(self.began_at),
+            "retired": self.retired,
+            "retirement": self.retirement,
         }
 
 
@@ -116,6 +128,8 @@ class Drain:
         self._callbacks_open = callbacks_open
         self.progressed = progressed
         self._task: asyncio.Task[None] | None = None
+        self._later: asyncio.Task[None] | None = None
+        """Waits, once it is done, for somebody who takes what nobody took."""
         self._patience: asyncio.Future[None] | None = None
         """Done when whoever waits shall wait no more."""
         self._uploads = 0
@@ -125,6 +139,11 @@ class Drain:
         self._told_at = float("-inf")
         """When it was last told how far it has come."""
         self._evacuation: Evacuation | None = None
+        self._parked_at: dict[str, float] = {}
+        """Open uploads that were put down, and when; on volumes of a fleet."""
+        self._evacuated = False
+        """All that only this instance reached has left."""
+        self._retirement: Retirement | None = None
         self._asked = False
         """A balancer asks what it is to do: it will hear of this."""
         self._invitations: dict[Identity, list[Invitation]] = defaultdict(list)
@@ -141,6 +160,8 @@ class Drain:
             parked=self._parked,
             invited=self._invited,
             began_at=self._began_at,
+            retired=self._retirement is not None and self._retirement.stage is Stage.DONE,
+            retirement=self._retirement.as_json() if self._retirement is not None else None,
         )
 
     def _owned(self, live: list[OwnedUpload]) -> int:
@@ -158,25 +179,80 @@ class Drain:
         state.drain()
         self._began_at = services.clock.now()
         self._parked = self._invited = 0
+        self._evacuated = False
         self._uploads = self.progress.left
         log.info(events.DRAIN_STARTED, uploads=self._uploads)
         self._task = services.clock.spawn(self._run(), name="drain")
 
+    async def retire(self, heir: str | None = None) -> None:
+        """Drain for good: leave to an heir what is left then. Repeats are harmless, and may name another heir.
+
+        Args:
+            heir: name of the instance; None: whoever the ring says.
+
+        Raises:
+            Refusal: `no_heir`; `instance_retired`: it is too late to name another one.
+        """
+        found = self._retirement
+        if found is not None and not found.may_end:
+            if heir is not None and heir != found.named:
+                raise Refusal(Code.INSTANCE_RETIRED)
+            return
+        check(self._engine.services, heir)
+        if found is None or found.over:
+            self._retirement = Retirement(self._engine, heir)
+        else:
+            found.name(heir)
+        self._engine.state.retiring = True
+        self.start()
+        if self._task is not None and self._task.done():
+            await self._end(self._later)
+            self._engine.state.drain_again()
+            self._task = self._engine.services.clock.spawn(self._run_again(), name="drain")
+
+    def heir_of_choice(self, heir: str | None = None) -> str | None:
+        """Return who would be the heir now; None: there is nothing to inherit, since other instances reach the volume.
+
+        Raises:
+            Refusal: `no_heir`.
+        """
+        services = self._engine.services
+        check(services, heir)
+        return None if is_shared(services) else heirs(services, heir)[0].identity.name
+
+    def resume_retirement(self) -> None:
+        """Go on where a former run has stopped, as it could not go back any more."""
+        self._retirement = Retirement(self._engine)
+        self._engine.state.retiring = True
+        self.start()
+
     async def undo(self) -> None:
-        """Take uploads again. What was given away stays where it is."""
+        """Take uploads again. What was given away stays where it is.
+
+        Raises:
+            Refusal: `instance_retired`.
+        """
         state = self._engine.state
         if not state.draining:
             return
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([self._task])
-            self._task = None
+        if self._retirement is not None and not self._retirement.may_end:
+            raise Refusal(Code.INSTANCE_RETIRED)
+        self._retirement = None
+        state.retiring = False
+        for task in (self._later, self._task):
+            await self._end(task)
+        self._later = self._task = None
         state.ready()
         registry = self._engine.services.registry
         await registry.advertise(replace(registry.instance, draining=False))
         log.info(events.DRAIN_UNDONE)
         self.progressed(self.progress)
+
+    async def _end(self, task: asyncio.Task[None] | None) -> None:
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
 
     async def wait(self, within_s: float) -> bool:
         """Return whether it is done, at the latest after *within_s* or when somebody is in a hurry."""
@@ -213,6 +289,13 @@ class Drain:
                 # A disk that does not answer, a request that is still being answered.
                 await clock.sleep(RETRY_S)
         await self._evacuate()
+        await self._retire()
+        self._ended()
+        if engine.services.volume.shared:
+            self._later = clock.spawn(self._give_later(), name="drain later")
+
+    def _ended(self) -> None:
+        engine, clock = self._engine, self._engine.services.clock
         engine.state.drained()
         done = self.progress
         log.info(
@@ -223,24 +306,60 @@ class Drain:
         )
         self.progressed(done)
 
+    async def _give_later(self) -> None:
+        """Go on giving when somebody comes who takes what nobody took: it is drained only while there is nobody."""
+        services = self._engine.services
+        bell = Bell()
+
+        def heard(event: Event) -> None:
+            if isinstance(event, InstancesChanged):
+                bell.ring()
+
+        ended = services.registry.watch(heard)
+        try:
+            while not self._evacuated:
+                await bell.wait(services.clock, LOOK_FOR_TAKERS_S)
+                if needed(self._engine) and not self._engine.state.stopping:
+                    self._engine.state.drain_again()
+                    log.info(events.DRAIN_RESUMED)
+                    self._task = services.clock.spawn(self._run_again(), name="drain")
+                    await asyncio.wait([self._task])
+        finally:
+            ended()
+
+    async def _run_again(self) -> None:
+        await self._evacuate()
+        await self._retire()
+        self._ended()
+
     async def _evacuate(self) -> None:
         """Wait until other instances have all that only this one reaches, where there are others."""
         clock = self._engine.services.clock
-        evacuation = self._evacuation = Evacuation(self._engine)
+        evacuation = self._evacuation = Evacuation(self._engine, self._parked_at)
         try:
-            while evacuation.needed:
-                try:
-                    done = await evacuation.step()
-                except VolumeError as error:
-                    self._engine.services.health.failed(error)
-                    done = False
+            while needed(self._engine):
+                done = await evacuation.step()
                 self.progressed(self.progress)
                 if done:
+                    self._evacuated = True
                     break
                 await clock.sleep(EVACUATION_S)
         finally:
+            evacuation.close()
+            self._parked_at = {}
             self._invited += evacuation.invited
             self._evacuation = None
+
+    async def _retire(self) -> None:
+        """Leave the rest to an heir, where this is for good."""
+        # Another one may be named meanwhile.
+        while self._retirement is not None and not self._retirement.over:
+            self._retirement.begin()
+            done = await self._retirement.step()
+            self.progressed(self.progress)
+            if not done:
+                await self._engine.services.clock.sleep(RETRY_S)
+                await self._evacuate()
 
     async def _told(self, word: Balancing) -> None:
         """Wait until a balancer has heard *word*: before that it sends more of what is to be cut."""
@@ -268,12 +387,18 @@ class Drain:
         for upload in self._engine.live:
             if upload.record.status is Status.OPEN:
                 (soon if self._ends_soon(upload, before.get(upload.id)) else others).append(upload)
+        with contextlib.closing(Returns(self._engine, moving=needed(self._engine))) as returns:
+            await self._cut_in_turn(others, soon, returns)
+
+    async def _cut_in_turn(self, others: list[OwnedUpload], soon: list[OwnedUpload], returns: Returns) -> None:
+        clock = self._engine.services.clock
         began = clock.monotonic()
         cuts = min(self.options.cuts_per_s, max(len(others) / SPREAD_S, CUTS_PER_S_MIN))
         turns = asyncio.Semaphore(CUTS_AT_ONCE)
         parking: list[asyncio.Task[None]] = []
         for number, upload in enumerate(others):
             await clock.sleep(max(began + number / cuts - clock.monotonic(), 0.0))
+            await returns.turn(upload.id)
             # Where the disk is slower than that, the others send on meanwhile.
             await turns.acquire()
             parking.append(clock.spawn(self._cut(upload, turns), name=f"park {upload.id}"))
@@ -345,6 +470,8 @@ class Drain:
         self._parked += 1
         self._tell_now_and_then()
         record = upload.record
+        if record.status is Status.OPEN and services.volume.shared:
+            self._parked_at[upload.id] = services.clock.monotonic()
         if record.status is Status.OPEN or record.status.final:
             return
         registry = services.registry

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.status import Status
-from incomingd.engine import ending
+from incomingd.engine import digesting, ending
 from incomingd.engine.turns import OpenAppend
-from incomingd.engine.writing_out import WrittenOut
 from incomingd.storage import checksums
 from incomingd.storage.body import BodyCutError, CutReason
 from incomingd.storage.volume import VolumeError, VolumeFullError
@@ -17,9 +16,11 @@ from incomingd.storage.volume import VolumeError, VolumeFullError
 if TYPE_CHECKING:
     from incomingd.core.commands import Append, Checksum, Resource
     from incomingd.core.content import Content
+    from incomingd.engine.digesting import Seen
     from incomingd.engine.owned import OwnedUpload
     from incomingd.storage.body import Body
-    from incomingd.storage.volume import Segment
+    from incomingd.storage.checksums import Digest
+    from incomingd.storage.volume import See, Segment
 
 CUT_REFUSALS: dict[CutReason, Code] = {
     CutReason.CLIENT: Code.BODY_CUT,
@@ -27,7 +28,8 @@ CUT_REFUSALS: dict[CutReason, Code] = {
     CutReason.STALLED: Code.BODY_STALLED,
     CutReason.TOO_SLOW: Code.BODY_TOO_SLOW,
     CutReason.STOPPING: Code.STOPPING,
-    CutReason.ENDED: Code.UPLOAD_CANCELLED,
+    # Until the end is claimed it may come to nothing.
+    CutReason.ENDED: Code.NOT_READY,
     CutReason.EXPIRING: Code.NOT_READY,
     CutReason.MALFORMED: Code.BODY_MALFORMED,
 }
@@ -91,11 +93,25 @@ async def append(
         under_way = OpenAppend(arrival, body)
         turns.begin(under_way)
     try:
-        return await _take_and_settle(upload, part, wanted, segment, under_way, report)
-    finally:
-        await segment.close()
-        turns.end(under_way)
-        upload.services.events.changed(upload.id)
+        try:
+            return await _take_and_settle(upload, part, wanted, segment, under_way, report)
+        finally:
+            await segment.close()
+            turns.end(under_way)
+            digesting.start(upload)
+            upload.services.events.changed(upload.id)
+    except Refusal:
+        if report.ended_by == CutReason.ENDED.value:
+            await _tell_end(upload, part)
+        raise
+
+
+async def _tell_end(upload: OwnedUpload, part: str | None) -> None:
+    """Refuse who was cut for an end with that end, if it came to be."""
+    await upload.until_ended(part, upload.services.options.hold_s)
+    upload.refuse_if_gone()
+    if upload.record.target(part) is None:
+        raise Refusal(Code.UPLOAD_CANCELLED, "The part was deleted.")
 
 
 def _check_empty(checksum: Checksum, offset: int, report: AppendReport) -> None:
@@ -114,16 +130,16 @@ def check(upload: OwnedUpload, part: str | None, wanted: Append) -> Content:
     upload.refuse_if_gone()
     record = upload.record
     content = upload.target(part)
-    resource = upload.resource(part)
+    offset = upload.offset(part)
     if part is None and record.final_of is not None:
         raise Refusal(Code.CONCAT_FINAL)
-    if wanted.offset != resource.offset:
+    if wanted.offset != offset:
         raise Refusal(
             Code.OFFSET_MISMATCH,
-            f"The upload is at {resource.offset}, the request starts at {wanted.offset}.",
-            offset=resource.offset,
+            f"The upload is at {offset}, the request starts at {wanted.offset}.",
+            offset=offset,
         )
-    length = resource.length
+    length = upload.length(part)
     if wanted.length is not None:
         content = _with_length(upload, part, content, wanted, length)
         length = wanted.length
@@ -133,10 +149,10 @@ def check(upload: OwnedUpload, part: str | None, wanted: Append) -> Content:
         raise Refusal(
             code,
             f"{wanted.body_length} bytes from {wanted.offset} on would go beyond {most}.",
-            offset=resource.offset,
+            offset=offset,
         )
     if record.status is not Status.OPEN and wanted.body_length != 0:
-        raise Refusal(Code.LENGTH_EXCEEDED, "The upload is complete.", offset=resource.offset)
+        raise Refusal(Code.LENGTH_EXCEEDED, "The upload is complete.", offset=offset)
     if content.length is None and length is not None:
         content = replace(content, length=length, length_deferred=False)
     return content
@@ -233,9 +249,9 @@ async def _take_and_settle(
 ) -> Resource:
     before = segment.size
     digest = checksums.running(wanted.checksum.algorithm) if wanted.checksum else None
+    under_way.seen = seen = digesting.begin(upload, part, wanted.offset)
     refusal: Refusal | None = None
     room = _room(upload, part, wanted.offset)
-    body = WrittenOut(under_way.body, upload, part)
 
     def on_kept(size: int) -> None:
         under_way.taken = size - before
@@ -243,7 +259,7 @@ async def _take_and_settle(
         upload.touch()
 
     try:
-        taken = await segment.take(body, room=room, on_kept=on_kept, see=digest.update if digest else None)
+        taken = await segment.take(under_way.body, room=room, on_kept=on_kept, see=_see(digest, seen))
         report.ended_by = "complete"
         if taken.overflow:
             report.ended_by = "length"
@@ -256,7 +272,6 @@ async def _take_and_settle(
         upload.services.health.failed(error)
         full = isinstance(error, VolumeFullError)
         refusal = Refusal(Code.STORAGE_FULL if full else Code.STORAGE_UNAVAILABLE)
-    await body.rest()
     expected = _expected(wanted, refusal)
     if isinstance(expected, Refusal) or (refusal is not None and wanted.checksum):
         report.ended_by = report.ended_by if refusal else "checksum"
@@ -273,6 +288,19 @@ async def _take_and_settle(
     return await _settle(upload, part, under_way, wanted.offset, segment, before, refusal, report)
 
 
+def _see(digest: Digest | None, seen: Seen | None) -> See | None:
+    """Return what is to see the bytes on their way; None: nothing."""
+    if digest is None or seen is None:
+        return digest.update if digest is not None else seen.see if seen is not None else None
+    check = digest.update
+
+    def see(data: bytes | memoryview) -> None:
+        check(data)
+        seen.see(data)
+
+    return see
+
+
 def _expected(wanted: Append, refusal: Refusal | None) -> Checksum | Refusal | None:
     """Return the digest to compare with, or why there is none although there should be."""
     if wanted.trailing_checksum is None:
@@ -286,7 +314,7 @@ def _expected(wanted: Append, refusal: Refusal | None) -> Checksum | Refusal | N
 
 
 def _room(upload: OwnedUpload, part: str | None, offset: int) -> int | None:
-    length = upload.resource(part).length
+    length = upload.length(part)
     most = length if length is not None else most_bytes(upload, part)
     return None if most is None else max(most - offset, 0)
 
@@ -313,6 +341,7 @@ async def _settle(
                 await segment.cut_back(before)
                 raise
         upload.offsets[part] = offset + gained
+        digesting.settled(upload, under_way.seen)
         # They count from here on, and not twice.
         under_way.taken = 0
         report.offset_after = upload.offsets[part]

@@ -17,7 +17,7 @@ from incomingd.core.content import Content, Range
 from incomingd.core.errors import Refusal
 from incomingd.core.pacing import backoff_s
 from incomingd.core.peering import BytesWanted, Release
-from incomingd.engine import reach
+from incomingd.engine import digesting, reach
 from incomingd.engine.owned import segment_name
 from incomingd.log import events, get_logger
 from incomingd.peers.calls import PeerError
@@ -25,6 +25,8 @@ from incomingd.storage.body import BodyCutError
 from incomingd.storage.volume import VolumeError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from incomingd.core.record import Record
     from incomingd.engine.owned import OwnedUpload, Services
 
@@ -43,18 +45,24 @@ def left_bytes(record: Record, volume_id: str) -> int:
     return sum((r.stop or r.start) - r.start for _, _, r in _remote(record, volume_id))
 
 
-def start(upload: OwnedUpload) -> None:
-    """Copy what lies on other volumes, in the background."""
+def start(upload: OwnedUpload, *, behind: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Copy what lies on other volumes, in the background.
+
+    Args:
+        upload: whose bytes.
+        behind: returns when it may begin; None: at once.
+    """
     if upload.backfilling is not None and not upload.backfilling.done():
         return
     if left_bytes(upload.record, upload.services.volume.id):
         upload.busy += 1
-        upload.backfilling = upload.services.clock.spawn(_run(upload), name=f"backfill {upload.id}")
+        upload.backfilling = upload.services.clock.spawn(_run(upload, behind), name=f"backfill {upload.id}")
 
 
 async def finished(upload: OwnedUpload) -> None:
-    """Return when nothing of the upload lies elsewhere, or it is not owned any more."""
-    while not upload.superseded and left_bytes(upload.record, upload.services.volume.id):
+    """Return when nothing of the upload lies elsewhere, or nobody needs it here any more."""
+    own = upload.services.volume.id
+    while not (upload.superseded or upload.record.status.final) and left_bytes(upload.record, own):
         start(upload)
         if upload.backfilling is not None:
             await asyncio.wait([upload.backfilling])
@@ -71,18 +79,22 @@ def _remote(record: Record, volume_id: str) -> list[tuple[str | None, int, Range
     ]
 
 
-async def _run(upload: OwnedUpload) -> None:
+async def _run(upload: OwnedUpload, behind: Callable[[], Awaitable[None]] | None) -> None:
     services = upload.services
     clock = services.clock
     began = clock.monotonic()
     size = left_bytes(upload.record, services.volume.id)
     attempt = 0
     try:
+        if behind is not None:
+            await behind()
         while not upload.superseded and not upload.record.status.final:
             left = _remote(upload.record, services.volume.id)
             if not left:
                 duration_s = round(clock.monotonic() - began, 3)
                 log.info(events.UPLOAD_BACKFILLED, upload_id=upload.id, bytes=size, duration_s=duration_s)
+                # What nobody could read as long as it lay elsewhere.
+                digesting.start(upload)
                 return
             part, index, wanted = left[0]
             try:

@@ -161,6 +161,11 @@ async def begin_final(upload: OwnedUpload, wanted: Creation) -> Resource:
 
 async def drop_part(upload: OwnedUpload, part: str) -> None:
     """Delete a part that is not needed any more."""
+    with upload.ends():
+        await _drop_part(upload, part)
+
+
+async def _drop_part(upload: OwnedUpload, part: str) -> None:
     async with upload.quiet(CutReason.ENDED, part=part):
         content = upload.target(part)
         parts = tuple((n, c) for n, c in upload.record.parts if n != part)

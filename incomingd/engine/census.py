@@ -10,7 +10,7 @@ it looks after, again and again, so that the sum over the fleet is right, and a 
 
 from __future__ import annotations
 
-import asyncio
+from array import array
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +18,7 @@ from incomingd.core.errors import Code
 from incomingd.core.status import Status
 from incomingd.engine.events import Told
 from incomingd.log import events, get_logger
-from incomingd.storage.volume import RecordUnreadableError, VolumeError
+from incomingd.storage.volume import VolumeError
 from incomingd.wire.listing import stuck
 
 if TYPE_CHECKING:
@@ -31,13 +31,40 @@ log = get_logger()
 
 SAMPLE_INTERVAL_S: Final = 5.0
 """Shorter than an upload stays in memory after its last use: each change of a hand-over is seen once it is over."""
-READS_AT_ONCE: Final = 4
 RETRY_AFTER_S: Final = 30.0
 RECOUNT_S: Final = 10.0
 RECOUNT_RATIO: Final = 50.0
 """Counting takes at most a fiftieth of the time."""
 RECENT_MAX: Final = 50_000
 """So many uploads of the first pass are remembered until what was under way when they were read has been told."""
+_STATUSES: Final = tuple(Status)
+_STATUS_BITS: Final = 4
+
+
+class _Statuses:
+    """The statuses of one group's uploads by their ids, 8 bytes for each: so many are read within a moment.
+
+    An id stands there by 60 bits of its hash, which is another one at every start.
+    """
+
+    def __init__(self) -> None:
+        self._known = array("q")
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def put(self, record: Record) -> None:
+        """Add an upload, which is not among them."""
+        self._known.append(hash(record.upload_id) >> _STATUS_BITS << _STATUS_BITS | _STATUSES.index(record.status))
+
+    def pop(self, upload_id: str) -> Status | None:
+        """Return the status of an upload, and forget it; None: it is not among them."""
+        wanted = hash(upload_id) >> _STATUS_BITS
+        for place, packed in enumerate(self._known):
+            if packed >> _STATUS_BITS == wanted:
+                del self._known[place]
+                return _STATUSES[packed & ((1 << _STATUS_BITS) - 1)]
+        return None
 
 
 class Census:
@@ -60,9 +87,11 @@ class Census:
         self._counting: str | None = None
         self._meanwhile: dict[str, Record | None] = {}
         """What happened in the group that is being counted; None: gone."""
-        self._recent: dict[str, dict[str, Status]] = {}
+        self._recent: dict[str, _Statuses] = {}
         """What was counted in each of the last groups: a record can be read, or found gone, before the engine tells of
         it, and must not be counted twice then."""
+        self._recent_count = 0
+        """Of uploads in all of them."""
         self.complete = False
         """Whether the first pass is over."""
         for told, call in (
@@ -105,6 +134,7 @@ class Census:
         while True:
             await clock.sleep(SAMPLE_INTERVAL_S)
             self._recent.clear()
+            self._recent_count = 0
             self._sample()
 
     # -- of a volume that is shared
@@ -119,11 +149,9 @@ class Census:
             for group in await self._engine.services.volume.groups():
                 if not self._guards(group):
                     continue
-                for upload_id in await self._engine.services.volume.ids_in(group):
-                    record = await self._read(upload_id)
-                    if record is not None:
-                        numbers[record.status] += 1
-                        stuck_ones += stuck(record)
+                for record in (await self._read(group)).values():
+                    numbers[record.status] += 1
+                    stuck_ones += stuck(record)
         except VolumeError as error:
             log.error(events.VOLUME_FAILED, detail=str(error), code=Code.STORAGE_UNAVAILABLE.value)
             await clock.sleep(RETRY_AFTER_S)
@@ -146,37 +174,39 @@ class Census:
             left = sorted(self._heard_of.union(found) - self._counted)
             if not left:
                 self.complete = True
+                # From here on every event counts.
+                self._counted.clear()
+                self._heard_of.clear()
                 return
             for group in left:
                 await self._count(group)
 
     async def _count(self, group: str) -> None:
         """Count one group; what happens in it meanwhile is newer than what was read."""
-        volume = self._engine.services.volume
         self._counting, self._meanwhile = group, {}
         try:
-            found: dict[str, Record | None] = {}
-            upload_ids = await volume.ids_in(group)
-            for start in range(0, len(upload_ids), READS_AT_ONCE):
-                some = upload_ids[start : start + READS_AT_ONCE]
-                records = await asyncio.gather(*(self._read(upload_id) for upload_id in some))
-                found.update(zip(some, records, strict=True))
-            known = self._recent[group] = {}
+            found: dict[str, Record | None] = dict(await self._read(group))
+            known = self._recent[group] = _Statuses()
             for record in (found | self._meanwhile).values():
                 if record is not None:
                     self._add(record)
-                    known[record.upload_id] = record.status
+                    known.put(record)
             self._counted.add(group)
         finally:
             self._counting, self._meanwhile = None, {}
-        while len(self._recent) > 1 and sum(map(len, self._recent.values())) > RECENT_MAX:
-            del self._recent[next(iter(self._recent))]
+        self._recent_count += len(known)
+        while len(self._recent) > 1 and self._recent_count > RECENT_MAX:
+            self._recent_count -= len(self._recent.pop(next(iter(self._recent))))
 
-    async def _read(self, upload_id: str) -> Record | None:
-        try:
-            return await self._engine.services.volume.read(upload_id)
-        except RecordUnreadableError:
-            return None
+    async def _read(self, group: str) -> dict[str, Record]:
+        """Return the uploads of a group that lie here, as far as they can be read."""
+        volume = self._engine.services.volume
+        standings = [found.standing for found in await volume.survey(group)]
+        return {
+            standing.record.upload_id: standing.record
+            for standing in standings
+            if standing is not None and standing.given_from(volume.id) is None
+        }
 
     # -- events
 
@@ -205,9 +235,11 @@ class Census:
             return
         known = self._recent.get(group)
         if known is not None:
-            before = known.pop(upload_id, None)
+            before = known.pop(upload_id)
+            self._recent_count -= before is not None
             if now is not None:
-                known[upload_id] = now.status
+                known.put(now)
+                self._recent_count += 1
         if before is not None and self._whole.pop(upload_id, None) is None:
             self._numbers[before] -= 1
         if now is not None:

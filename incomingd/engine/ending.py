@@ -15,7 +15,7 @@ from incomingd.core.pacing import backoff_s
 from incomingd.core.record import Delivery, Failure, Handover, Record
 from incomingd.core.status import Event, Status, legal
 from incomingd.core.tenure import ClaimKind
-from incomingd.engine import backfill
+from incomingd.engine import backfill, digesting
 from incomingd.engine.events import Told
 from incomingd.engine.owned import segment_name
 from incomingd.storage.body import CutReason
@@ -153,11 +153,14 @@ async def _join(upload: OwnedUpload) -> None:
                 await backfill.finished(upload)
                 if not _is_complete(upload):
                     break
+                digest = await digesting.finished(upload)
+                if not _is_complete(upload):
+                    break
                 await services.volume.join(upload.record)
                 async with upload.guard:
                     if not _is_complete(upload):
                         break
-                    await upload.write(replace(upload.record, joined=True), sync=upload.syncs_completion)
+                    await upload.write(replace(upload.record, joined=True, digest=digest), sync=upload.syncs_completion)
                 await _drop_bytes(upload, file_too=False)
             except Refusal:
                 # Whoever owns it now makes the same file.
@@ -251,6 +254,11 @@ async def cancel(upload: OwnedUpload, *, reason: str, by_client: bool) -> None:
     Raises:
         Refusal: `handing_over` or `too_late`.
     """
+    with upload.ends():
+        await _cancel(upload, reason=reason, by_client=by_client)
+
+
+async def _cancel(upload: OwnedUpload, *, reason: str, by_client: bool) -> None:
     async with upload.quiet(CutReason.ENDED):
         record = upload.record
         if record.status is Status.CANCELLED:

@@ -14,25 +14,23 @@ from incomingd.core.status import Status
 from incomingd.engine import appending, beginning, ending, opening
 from incomingd.engine.events import Told
 from incomingd.engine.giving import Giving
-from incomingd.engine.keeper import Keeper
-from incomingd.engine.outcomes import OwnedElsewhereError
+from incomingd.engine.inheriting import Inheriting
+from incomingd.engine.keeper import HOLD_RETRY_S, Keeper
+from incomingd.engine.outcomes import OwnedElsewhereError, refusing
 from incomingd.engine.owned import OwnedUpload, Services
+from incomingd.engine.owning import Owning
 from incomingd.engine.remote_file import RemoteFile
 from incomingd.engine.tickets import Tickets
 from incomingd.log import events, get_logger
 from incomingd.peers.calls import PeerError
 from incomingd.registry.registry import RegistryUnavailableError
 from incomingd.storage.body import CutReason
-from incomingd.storage.volume import (
-    RecordUnreadableError,
-    VolumeError,
-    VolumeFullError,
-)
+from incomingd.storage.volume import VolumeError
 from incomingd.wire.backend import ChangeDocument, parse
 from incomingd.wire.backend import changed as changed_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from incomingd.core.commands import Append, Creation, Resource
     from incomingd.core.peering import Recall, Recalled
@@ -43,7 +41,8 @@ if TYPE_CHECKING:
 log = get_logger()
 T = TypeVar("T")
 
-HOLD_RETRY_S = 0.25
+PARKED_WITHIN_S = 1.0
+"""A disk that takes longer to note the offset does not hold up who was cut."""
 POLL_S = 1.0
 """How often an upload is looked at whose owner is another instance."""
 
@@ -57,20 +56,6 @@ class View:
     """Bytes that are in, those of an open append too."""
 
 
-@contextlib.asynccontextmanager
-async def refusing() -> AsyncIterator[None]:
-    """Let no error of a volume out: callers hear a refusal."""
-    try:
-        yield
-    except VolumeFullError as error:
-        raise Refusal(Code.STORAGE_FULL) from error
-    except RecordUnreadableError as error:
-        log.error(events.RECORD_UNREADABLE, detail=str(error))
-        raise Refusal(Code.STORAGE_UNAVAILABLE, "The upload's record cannot be read.") from error
-    except VolumeError as error:
-        raise Refusal(Code.STORAGE_UNAVAILABLE, retry_after_s=1) from error
-
-
 class Engine:
     """One for each process."""
 
@@ -79,6 +64,7 @@ class Engine:
         self.state = services.state
         self.keeper = Keeper(services)
         self.giving = Giving(self.keeper)
+        self.inheriting = Inheriting(self.keeper)
         self._tickets = Tickets(self.keeper, self.forget)
 
     @property
@@ -304,7 +290,7 @@ class Engine:
     async def begin(self, upload_id: str, wanted: Creation, body: Body | None, report: AppendReport) -> Resource:
         """Begin an upload at its ticket, with the bytes that came along, if any."""
         self._refuse_while_stopping()
-        async with refusing(), self.keeper.using(upload_id) as upload:
+        async with refusing(), self.keeper.beginning(upload_id) as upload:
             if wanted.final_of is not None:
                 return await beginning.begin_final(upload, wanted)
             if wanted.partial:
@@ -320,13 +306,8 @@ class Engine:
             if upload.record.status is not Status.OPEN:
                 # The repeated creation of a complete upload: its bytes are there.
                 return resource
-            return await appending.append(
-                upload,
-                resource.part,
-                wanted.body,
-                body,
-                report,
-                beginning=None if wanted.partial else count,
+            return await self._append(
+                upload, resource.part, wanted.body, body, report, beginning=None if wanted.partial else count
             )
 
     async def begin_openly(self, terms: Terms, wanted: Creation, body: Body | None, report: AppendReport) -> Resource:
@@ -368,10 +349,29 @@ class Engine:
         """Append the bytes of one request."""
         self._refuse_while_stopping()
         async with refusing(), self.keeper.using(upload_id) as upload:
-            resource = await appending.append(upload, part, wanted, body, report)
+            resource = await self._append(upload, part, wanted, body, report)
             finals = upload.record.wanted_by
         await self._try_finals(finals)
         return resource
+
+    async def _append(
+        self,
+        upload: OwnedUpload,
+        part: str | None,
+        wanted: Append,
+        body: Body,
+        report: AppendReport,
+        *,
+        beginning: int | None = None,
+    ) -> Resource:
+        try:
+            return await appending.append(upload, part, wanted, body, report, beginning=beginning)
+        except Refusal as refusal:
+            if refusal.code is Code.STOPPING and self.state.draining:
+                # Whom a drain cuts hears of it when the upload is parked, since a peer is asked at once: it would have
+                # to recall what it finds owned.
+                await upload.until_parked(PARKED_WITHIN_S)
+            raise
 
     async def _try_finals(self, finals: tuple[str, ...]) -> None:
         """Complete the final uploads that may have waited for this."""
@@ -477,11 +477,9 @@ class Engine:
 
     # -- the hand-over, the upkeep
 
-    @contextlib.asynccontextmanager
-    async def owning(self, upload_id: str) -> AsyncIterator[OwnedUpload]:
+    def owning(self, upload_id: str) -> Owning:
         """Own an upload for what is done to it here, whatever its status."""
-        async with self.keeper.owning(upload_id) as upload:
-            yield upload
+        return self.keeper.owning(upload_id)
 
     async def resume(self, record: Record) -> None:
         """Take up what a former run, or an instance that is gone, left undone of an upload found on the volume."""
@@ -519,10 +517,7 @@ class Engine:
             return await self.keeper.recall(recall)
 
     async def take_invited(self) -> None:
-        """Pull the uploads that peers ask this instance to look after.
-
-        Those that still take bytes wait for their clients, which may come to any instance.
-        """
+        """Pull what peers ask this instance to look after; open uploads only where bytes have to leave."""
         try:
             invitations = await self.services.registry.invitations()
         except RegistryUnavailableError:
@@ -543,7 +538,9 @@ class Engine:
             async with refusing(), self.keeper.owning(upload_id) as upload:
                 record = upload.record
             await self.resume(record)
-        elif record.owner is None and record.status is not Status.OPEN:
+        elif record.status is Status.OPEN:
+            await self.keeper.go_on_copying(record)
+        elif record.owner is None:
             await self.resume(record)
 
     async def release_idle(self) -> None:

@@ -30,7 +30,7 @@ class Told(Enum):
     WHOLE = "whole"
     """Complete, and the file stands under its final name."""
     LEFT = "left"
-    """Bytes that should be gone could not be deleted."""
+    """Something may be left to be done that nobody here remembers: bytes to delete, what follows from a claim."""
     FORGOTTEN = "forgotten"
     """Nothing is left of the upload, not even its record."""
     ENDED = "ended"

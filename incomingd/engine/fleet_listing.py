@@ -60,20 +60,24 @@ async def page(
     return {
         "uploads": uploads,
         "next_page": str(following) if following is not None else None,
-        "partial": len(pieces) <= len(others),
+        # Where the registry has lost what it knew, there may be instances that nobody could ask.
+        "partial": len(pieces) <= len(others) or not engine.services.registry.settled,
     }
 
 
 def _peers(engine: Engine) -> list[Identity]:
     """Return one live instance for each volume that this one does not reach."""
     services = engine.services
-    found: dict[str, Identity] = {}
-    for each in services.registry.instances:
+    reached: set[str] = set()
+    found: list[Identity] = []
+    # Who is the heir of other volumes comes first: it tells of those, too, and nobody else must tell the same.
+    for each in sorted(services.registry.instances, key=lambda each: len(each.volumes), reverse=True):
         if same_run(each.identity, services.identity) or services.volume.id in each.volumes:
             continue
-        for volume_id in each.volumes:
-            found.setdefault(volume_id, each.identity)
-    return list(dict.fromkeys(found.values()))
+        if not each.volumes <= reached:
+            reached |= each.volumes
+            found.append(each.identity)
+    return found
 
 
 async def _of_peer(engine: Engine, peer: Identity, arguments: Mapping[str, Sequence[str]]) -> _Piece | None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from incomingd.core import ids
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.peering import Elsewhere, Given, NotNow, Question, Recorded, Release, Unknown, Voided
 from incomingd.core.status import Status
@@ -24,15 +24,19 @@ from incomingd.log import events, get_logger
 from incomingd.storage.volume import ClaimTakenError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from incomingd.core.record import Record
     from incomingd.engine.keeper import Keeper
-    from incomingd.storage.volume import Standing
+    from incomingd.storage.volume import Found, Standing
 
 log = get_logger()
 
 ATTEMPTS: Final = 5
 LOOK_AGAIN_S: Final = 600.0
 """How often the owner of an upload that was given away is asked whether anything of it is needed here."""
+UNDER_WAY_S: Final = 1.0
+"""For so long a taker is not asked what has become of what it was given: it is at it, and its client waits."""
 REMIND_S: Final = 20.0
 """How often a taker is reminded of an upload that it has no record of, and for which no client will come."""
 
@@ -42,9 +46,17 @@ class _Given:
     """What this run knows of an upload that it has given."""
 
     epoch: int
-    question: str
-    """The present one: a void that names it may be believed."""
+    at: float
+    """When it was given, by a clock that does not jump, in s."""
     recorded: bool = False
+
+
+class Step(Enum):
+    """What this instance sees of an upload that it gives away."""
+
+    GIVEN = "given"
+    SETTLED = "settled"
+    """The taker has recorded it, and has copies of all its bytes: nothing of it is needed here any more."""
 
 
 class Giving:
@@ -54,8 +66,20 @@ class Giving:
         self._keeper = keeper
         self._given: dict[str, _Given] = {}
         self._tidied_at: dict[str, float] = {}
+        self._watchers: list[Callable[[str, Step], None]] = []
         self._unrecorded: set[str] = set()
         """Complete uploads of which their takers seemed to have no record when they were last asked."""
+        self._ended: set[str] = set()
+        """Uploads of which this run has seen at their owners that they have ended."""
+
+    def watch(self, heard: Callable[[str, Step], None]) -> Callable[[], None]:
+        """Call *heard* with every step of an upload that goes from now on; return what ends that."""
+        self._watchers.append(heard)
+        return lambda: self._watchers.remove(heard)
+
+    def _tell(self, upload_id: str, step: Step) -> None:
+        for heard in self._watchers:
+            heard(upload_id, step)
 
     # -- what peers ask
 
@@ -65,12 +89,12 @@ class Giving:
         own = services.volume.id
         for _ in range(ATTEMPTS):
             standing = await services.volume.standing(upload_id)
-            if standing is None:
-                born_here = ids.volume_of(upload_id) == own
-                return Unknown() if born_here else NotNow("It does not lie here.")
-            given = standing.given_from(own)
-            if given is not None:
+            given = standing.given_from(own) if standing is not None else None
+            if standing is not None and given is not None:
                 return self._again(question, given, standing)
+            if standing is None:
+                born_here = reach.born_here(upload_id, services)
+                return Unknown() if born_here else NotNow("It does not lie here.")
             owner = standing.owner
             if owner is not None and not same_run(owner, services.identity) and not await surely_gone(owner, services):
                 return Elsewhere(owner, standing.epoch, own, keeps=standing.record.status is not Status.OPEN)
@@ -86,14 +110,21 @@ class Giving:
                 return reply
         return NotNow("Others are moving it.")
 
-    def _again(self, question: Question, given: Claim, standing: Standing) -> Given | Elsewhere:
+    def _again(self, question: Question, given: Claim, standing: Standing) -> Given | Elsewhere | Unknown:
         """Answer for what was given before: the same again, to whoever writes where it was given to."""
         if not question.question or question.volume_id != given.volume_id:
             return Elsewhere(given.owner, given.epoch, given.volume_id)
-        known = self._given.setdefault(question.upload_id, _Given(given.epoch, question.question))
-        if known.epoch == given.epoch:
-            known.question = question.question
+        if question.upload_id in self._ended:
+            # It was recorded there, has ended, and is forgotten: it must not begin again.
+            return Unknown()
+        if self._remembered(question.upload_id, given) is None:
+            self._given[question.upload_id] = _Given(given.epoch, self._keeper.services.clock.monotonic())
         return Given(given, standing.record)
+
+    def _remembered(self, upload_id: str, given: Claim) -> _Given | None:
+        """Return what this run knows of a giving; another instance on this volume may have made it, or a later one."""
+        known = self._given.get(upload_id)
+        return known if known is not None and known.epoch == given.epoch else None
 
     def _here(self, standing: Standing) -> Elsewhere:
         services = self._keeper.services
@@ -129,7 +160,8 @@ class Giving:
         # Until the claim stood, a former owner on this volume may have changed its record.
         latest = await services.volume.standing(upload_id)
         assert latest is not None, upload_id
-        self._given[upload_id] = _Given(claim.epoch, question.question)
+        self._given[upload_id] = _Given(claim.epoch, services.clock.monotonic())
+        self._tell(upload_id, Step.GIVEN)
         log.info(
             events.UPLOAD_GIVEN,
             upload_id=upload_id,
@@ -140,15 +172,17 @@ class Giving:
         return Given(claim, latest.record)
 
     async def void(self, voided: Voided) -> None:
-        """Have back what the taker cannot take: the next claim is made beside this side's own record."""
+        """Have back what is declined where it was given to: the next claim is made beside this side's own record.
+
+        However late the word comes, and to whichever instance that shares this volume: it stays true of that claim.
+        """
         services, upload_id = self._keeper.services, voided.upload_id
-        known = self._given.get(upload_id)
         standing = await services.volume.standing(upload_id)
         given = standing.given_from(services.volume.id) if standing is not None else None
         if standing is None or given is None or given.epoch != voided.epoch:
             return
-        if known is None or (known.epoch, known.question) != (voided.epoch, voided.question):
-            # Of an older question: the taker has asked again since.
+        if services.volume.retirement is not None:
+            # It has an heir, who has this giving: there is no way back here.
             return
         claim = Claim(
             epoch=given.epoch + 1,
@@ -190,8 +224,28 @@ class Giving:
         known = self._given.get(record.upload_id)
         if known is not None and known.recorded and not await services.volume.segments_of(record.upload_id):
             self._given.pop(record.upload_id, None)
+            self._tell(record.upload_id, Step.SETTLED)
 
     # -- what this side does by itself
+
+    def under_way(self, upload_id: str) -> bool:
+        """Whether the upload was given just now: what is left to be done, its taker does."""
+        known = self._given.get(upload_id)
+        return known is not None and self._keeper.services.clock.monotonic() < known.at + UNDER_WAY_S
+
+    def rests(self, found: Found) -> bool:
+        """Return whether a drain surely has nothing to wait for; nobody is asked."""
+        if found.standing is None:
+            return False
+        given = found.standing.given_from(self._keeper.services.volume.id)
+        if given is None:
+            return found.standing.record.status.final
+        known = self._remembered(found.upload_id, given)
+        if found.has_bytes:
+            return False
+        if known is not None:
+            return known.recorded
+        return _had_bytes_on(self._keeper.services.volume.id, found.standing.record)
 
     async def unsettled(self, upload_id: str) -> bool:
         """Return whether a drain has to wait: the taker has not recorded what it was given, or bytes are needed here.
@@ -206,21 +260,37 @@ class Giving:
         given = standing.given_from(services.volume.id)
         if given is None:
             return not standing.record.status.final
-        known = self._given.get(upload_id)
+        known = self._remembered(upload_id, given)
         if not await services.volume.segments_of(upload_id):
             if known is None:
                 # Given by a former run. Only who has recorded an upload releases bytes of it.
-                return not (standing.record.content.noted_offset or await self._taken(upload_id, standing))
+                return not (
+                    _had_bytes_on(services.volume.id, standing.record) or await self._taken(upload_id, standing)
+                )
             if known.recorded:
                 return False
         return not await self.tidy(upload_id, now=True)
+
+    async def handed_on(self, upload_id: str, standing: Standing) -> bool:
+        """Return whether what this volume has given away needs nothing of this instance any more, but the claim.
+
+        Raises:
+            VolumeError: nobody can tell now.
+        """
+        if await self.unsettled(upload_id):
+            return False
+        if not standing.record.status.final or await self._taken(upload_id, standing):
+            return True
+        # No client comes for it any more, so nobody else would ask for it.
+        await remind(standing, self._keeper.services)
+        return False
 
     async def _taken(self, upload_id: str, standing: Standing) -> bool:
         """Whether somebody has a record of it."""
         try:
             await reach.look(upload_id, standing, self._keeper.services)
         except Refusal as refusal:
-            return refusal.code is Code.UPLOAD_UNKNOWN
+            return refusal.code is Code.UPLOAD_UNKNOWN or await self._forgotten(standing, ())
         return True
 
     def look_again_s(self, upload_id: str) -> float:
@@ -250,7 +320,8 @@ class Giving:
         try:
             record = await reach.look(upload_id, standing, services)
         except Refusal as refusal:
-            if refusal.code is not Code.UPLOAD_UNKNOWN:
+            forgotten = refusal.code is Code.UPLOAD_UNKNOWN or await self._forgotten(standing, found)
+            if not forgotten:
                 if standing.record.status is not Status.OPEN:
                     # No client comes for it any more, so nobody else would ask for it.
                     self._unrecorded.add(upload_id)
@@ -264,12 +335,61 @@ class Giving:
             if record is None:
                 await services.volume.remove(upload_id)
                 self._tidied_at.pop(upload_id, None)
+                self._ended.discard(upload_id)
+            else:
+                self._ended.add(upload_id)
             return True
         needed = _segments_on(services.volume.id, record)
         unneeded = tuple(name for name in found if name not in needed)
         if unneeded:
             await self._drop(standing.record, unneeded)
         return not needed
+
+    async def forget_declined(self, upload_id: str) -> bool:
+        """Delete the word that declined an upload of another volume, once that does not know the upload any more.
+
+        Returns:
+            Whether nothing is left to be done; else somebody asks again.
+        """
+        services = self._keeper.services
+        if reach.born_here(upload_id, services):
+            # It is just being made, or a crash has left that half done.
+            return True
+        try:
+            await reach.look(upload_id, None, services)
+        except Refusal as refusal:
+            if refusal.code is not Code.UPLOAD_UNKNOWN or await services.volume.standing(upload_id) is not None:
+                return False
+            await services.volume.remove(upload_id)
+            return True
+        return False
+
+    async def _forgotten(self, standing: Standing, found: tuple[str, ...]) -> bool:
+        """Whether the last owner has forgotten an upload, long after its end: not one that it has only never heard of.
+
+        Args:
+            standing: of what was given away.
+            found: its segments that are still here.
+        """
+        services, record = self._keeper.services, standing.record
+        # Only who has recorded an upload releases bytes of it.
+        released = not found and _had_bytes_on(services.volume.id, record)
+        lapsed = (
+            record.status is Status.OPEN and record.expires_at + services.options.records_keep_s < services.clock.now()
+        )
+        if not (record.upload_id in self._ended or released or lapsed):
+            return False
+        return await reach.is_unknown_where_given(standing, services)
+
+
+def _had_bytes_on(volume_id: str, record: Record) -> bool:
+    """Whether bytes of the upload lay on a volume when the record was written."""
+    contents = [record.content, *(content for _, content in record.parts)]
+    return any(
+        r.volume_id == volume_id and (content.noted_offset if r.stop is None else r.stop) > r.start
+        for content in contents
+        for r in content.map
+    )
 
 
 def _segments_on(volume_id: str, record: Record) -> set[str]:

@@ -17,6 +17,7 @@ from incomingd.registry.registry import GenerationChanged, InstancesChanged, Set
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from incomingd.core.ring import Instance
     from incomingd.engine.owned import Services
     from incomingd.registry.registry import Event
 
@@ -35,17 +36,26 @@ class Guardian:
         self._stamps: dict[str, int] = {}
         """Of the groups that are this instance's, when they were last visited."""
         self._again = False
+        self._ring: tuple[Instance, ...] = ()
+        self._known: dict[str, bool] = {}
+        """Which groups are this instance's, as long as the ring is this one: each pass asks for all of them."""
         services.registry.watch(self._heard)
 
     def guards(self, group: str) -> bool:
         """Return whether this instance looks after *group*."""
         services = self._services
-        volume_id = services.volume.id
         if not services.volume.shared:
             return True
-        able = [each for each in services.registry.instances if volume_id in each.volumes and not each.draining]
-        first = ranked(f"{volume_id}/{group}", able)
-        return bool(first) and same_run(first[0].identity, services.identity)
+        instances = services.registry.instances
+        if instances != self._ring:
+            self._ring, self._known = instances, {}
+        guards = self._known.get(group)
+        if guards is None:
+            volume_id = services.volume.id
+            able = [each for each in instances if volume_id in each.volumes and not each.draining]
+            first = ranked(f"{volume_id}/{group}", able)
+            guards = self._known[group] = bool(first) and same_run(first[0].identity, services.identity)
+        return guards
 
     async def to_visit(self) -> set[str]:
         """Return the groups of this instance that have to be looked through: new to it, or changed since.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from incomingd.core.errors import Code, Refusal
-from incomingd.engine.engine import refusing
+from incomingd.engine.outcomes import refusing
 from incomingd.storage.volume import RecordUnreadableError
 from incomingd.wire.listing import Position
 

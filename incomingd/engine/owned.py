@@ -30,12 +30,13 @@ from incomingd.storage.body import CutReason
 from incomingd.storage.volume import ClaimTakenError, VolumeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable, Iterator
     from types import EllipsisType
 
     from incomingd.clock import Clock
     from incomingd.core.content import Content
     from incomingd.core.record import Record
+    from incomingd.engine.digesting import Progress
     from incomingd.engine.options import EngineOptions
     from incomingd.registry.registry import Registry
     from incomingd.storage.volume import Volume
@@ -116,6 +117,13 @@ class OwnedUpload:
         """This instance has given it up itself."""
         self.joining: asyncio.Task[None] | None = None
         self.backfilling: asyncio.Task[None] | None = None
+        self.digests: Progress | None = None
+        """Of an upload whose ticket asks for them; made by :mod:`incomingd.engine.digesting`."""
+        self.digesting: asyncio.Task[None] | None = None
+        self._given_up: asyncio.Future[None] | None = None
+        """Done when it is parked; made when somebody waits for that."""
+        self._ends_open = 0
+        """Acts under way that cut appends in order to end the upload, or a part of it."""
         self._turns: dict[str | None, Turns] = {}
 
     # -- what it is
@@ -175,26 +183,32 @@ class OwnedUpload:
         append = self.turns(part).open
         return self.offsets.get(part, 0) + (append.taken if append else 0)
 
+    def offset(self, part: str | None) -> int | None:
+        """Return the offset at rest; None: of a concatenation whose parts are not all there."""
+        if part is not None:
+            content = self.target(part)
+            return content.length if content.closed else self.offsets.get(part, 0)
+        if self.record.status.whole:
+            return self.record.content.length
+        return None if self.record.final_of is not None else self.offsets.get(None, 0)
+
+    def length(self, part: str | None) -> int | None:
+        """Return how many bytes it is to have, as far as that is known."""
+        content = self.target(part)
+        if content.length is None and part is None and not content.length_deferred:
+            return self.record.terms.length
+        return content.length
+
     def resource(self, part: str | None, *, bytes_taken: int = 0) -> Resource:
         """Return what an answer tells now; the caller has noted and looked."""
         record = self.record
         content = self.target(part)
-        offset: int | None = self.offsets.get(part, 0)
-        if part is not None and content.closed:
-            offset = content.length
-        if part is None:
-            if record.status.whole:
-                offset = content.length
-            elif record.final_of is not None:
-                offset = None
-        length = content.length
-        if part is None and length is None and not content.length_deferred:
-            length = record.terms.length
+        length = self.length(part)
         return Resource(
             upload_id=record.upload_id,
             part=part,
             status=record.status,
-            offset=offset,
+            offset=self.offset(part),
             length=length,
             length_deferred=length is None,
             length_limit=record.length_limit,
@@ -238,6 +252,10 @@ class OwnedUpload:
             await self.services.volume.write(record, sync=sync)
         except VolumeError as error:
             self.services.health.failed(error)
+            if record.epoch != self.record.epoch:
+                # It may stand all the same, as the last word of this run, which does not know it: what follows from it
+                # is found on the volume.
+                self.services.events.tell(Told.LEFT, record)
             raise
         self.services.health.worked()
         before, self.record = self.record, record
@@ -313,10 +331,7 @@ class OwnedUpload:
 
     # -- coming to rest
 
-    @contextlib.asynccontextmanager
-    async def quiet(
-        self, reason: CutReason, *, part: str | EllipsisType | None = ..., arrival: int | None = None
-    ) -> AsyncIterator[None]:
+    def quiet(self, reason: CutReason, *, part: str | EllipsisType | None = ..., arrival: int | None = None) -> Quiet:
         """Hold the guard while no append is under way on *part*; ``...``: on any target.
 
         What is under way is cut. An append begins under the guard, so a look at
@@ -333,30 +348,31 @@ class OwnedUpload:
         Raises:
             Refusal: `not_ready`, when it did not come to rest within `hold_s`.
         """
+        return Quiet(self, reason, part, arrival)
+
+    async def quiesce(self, reason: CutReason, part: str | EllipsisType | None, arrival: int | None) -> None:
+        """Do what :meth:`quiet` begins with; the caller releases the guard."""
         asked_at = self.turns(None if part is ... else part)
         deadline = self.services.clock.monotonic() + self.services.options.hold_s
         while True:
             for turns in self._turns_of(part):
                 place = arrival if arrival is not None and turns is asked_at else turns.arrive()
-                left_s = deadline - self.services.clock.monotonic()
-                await turns.quiesce(place, reason, hold_s=left_s)
-            await self._hold_guard(deadline - self.services.clock.monotonic())
+                if turns.open is not None:
+                    left_s = deadline - self.services.clock.monotonic()
+                    await turns.quiesce(place, reason, hold_s=left_s)
+            if self.guard.locked():
+                await self._hold_guard(deadline - self.services.clock.monotonic())
+            else:
+                await self.guard.acquire()
             if self.superseded:
                 self.guard.release()
                 raise Refusal(Code.NOT_READY, retry_after_s=1)
             if all(turns.open is None for turns in self._turns_of(part)):
                 break
             self.guard.release()
-        try:
-            yield
-        finally:
-            self.guard.release()
 
     async def _hold_guard(self, within_s: float) -> None:
         """Acquire the guard, or refuse `not_ready`: who holds it may wait for a disk that hangs."""
-        if not self.guard.locked():
-            await self.guard.acquire()
-            return
         held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def acquire() -> None:
@@ -410,6 +426,40 @@ class OwnedUpload:
         await self.write(replace(record, owner=None), sync=changed or self.syncs_completion)
         # Whoever waited for it here finds it gone.
         self.superseded = self.parked = True
+        if self._given_up is not None and not self._given_up.done():
+            self._given_up.set_result(None)
+
+    async def until_parked(self, within_s: float) -> None:
+        """Return when it is parked or another tenure has begun, or after *within_s*."""
+        if self.superseded:
+            return
+        if self._given_up is None:
+            self._given_up = asyncio.get_running_loop().create_future()
+        await self.services.clock.timeout(within_s, self._given_up)
+
+    @contextlib.contextmanager
+    def ends(self) -> Iterator[None]:
+        """While this lasts the upload, or a part of it, is about to end, which may yet fail."""
+        self._ends_open += 1
+        try:
+            yield
+        finally:
+            self._ends_open -= 1
+            self.services.events.changed(self.id)
+
+    async def until_ended(self, part: str | None, within_s: float) -> None:
+        """Return when the upload, or *part* of it, has ended, or what should have ended it has failed."""
+        clock = self.services.clock
+        deadline = clock.monotonic() + within_s
+        while self._ends_open and not self.record.status.final and self.record.target(part) is not None:
+            left_s = deadline - clock.monotonic()
+            if left_s <= 0:
+                break
+            watcher = self.services.events.watch(self.id)
+            try:
+                await clock.timeout(left_s, watcher)
+            finally:
+                self.services.events.unwatch(self.id, watcher)
 
     async def _noted(self) -> Record:
         """Return the record with the true offsets, which are durable then; the same one if it has them."""
@@ -424,6 +474,26 @@ class OwnedUpload:
             noted = replace(content, noted_offset=offset, unverified_from=None)
             record = record.with_target(part, noted)
         return record
+
+
+class Quiet:
+    """An upload at rest, for ``async with``; see :meth:`OwnedUpload.quiet`."""
+
+    __slots__ = ("_arrival", "_part", "_reason", "_upload")
+
+    def __init__(
+        self, upload: OwnedUpload, reason: CutReason, part: str | EllipsisType | None, arrival: int | None
+    ) -> None:
+        self._upload = upload
+        self._reason = reason
+        self._part = part
+        self._arrival = arrival
+
+    async def __aenter__(self) -> None:
+        await self._upload.quiesce(self._reason, self._part, self._arrival)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._upload.guard.release()
 
 
 def segment_name(part: str | None, epoch: int) -> str:

@@ -16,6 +16,7 @@ from incomingd.core.errors import Code, Refusal
 from incomingd.core.peering import Recall, Recalled
 from incomingd.core.status import Event, Status
 from incomingd.core.tenure import Claim, ClaimKind, same_run
+from incomingd.engine import digesting
 from incomingd.engine.events import Move
 from incomingd.engine.options import Durability
 from incomingd.engine.outcomes import LostBytesError, OwnedElsewhereError
@@ -72,7 +73,9 @@ async def acquire(upload_id: str, services: Services, *, leaving: bool = False) 
             asked, silent_since = (owner, standing.epoch), clock.monotonic()
         how = await _recalled(standing, services, silent_since=silent_since)
         if how is not None:
-            if (services.state.draining or services.state.stopping) and not leaving:
+            if not leaving and (
+                services.state.stopping or (services.state.draining and not _stays(standing, services))
+            ):
                 raise Refusal(Code.STOPPING, retry_after_s=0)
             try:
                 return await pull(standing, services, how=how)
@@ -120,6 +123,16 @@ async def _recalled(standing: Standing, services: Services, *, silent_since: flo
         if again is not None and (again.owner, again.epoch) == (owner, standing.epoch):
             return "abandoned"
     return None
+
+
+def _stays(standing: Standing, services: Services) -> bool:
+    """Whether the upload stays to its end: its web app was told a path on a volume that only this instance reaches."""
+    if standing.record.status is not Status.AWAITING_APP:
+        return False
+    own = services.identity
+    return not any(
+        services.volume.id in each.volumes and not same_run(each.identity, own) for each in services.registry.instances
+    )
 
 
 async def surely_gone(owner: Identity, services: Services) -> bool:
@@ -172,6 +185,8 @@ async def pull(standing: Standing, services: Services, *, how: str) -> OwnedUplo
                 await upload.write(pulled, sync=True)
                 raise LostBytesError(upload)
         await upload.write(pulled, sync=services.options.durability is not Durability.NONE)
+        digesting.found_at_pull(upload, record.epoch)
+    digesting.start(upload)
     services.publish(upload)
     services.events.tell_move(Move.PULLED, how)
     log.info(

@@ -6,11 +6,12 @@ from there on each claim that has given it away names who got it.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from incomingd.core import ids
 from incomingd.core.errors import Code, Refusal
-from incomingd.core.peering import Act, Acted, ActName, Elsewhere, Given, NotNow, Question, Unknown
+from incomingd.core.peering import Act, Acted, ActName, Elsewhere, Given, NotNow, Question, Recall, Unknown
 from incomingd.core.tenure import same_run
 from incomingd.peers.calls import PeerError
 from incomingd.registry.registry import RegistryUnavailableError
@@ -38,6 +39,12 @@ def holders(volume_id: str, hint: Identity | None, services: Services) -> list[I
     return [hint, *(each for each in able if not same_run(each, hint))]
 
 
+def born_here(upload_id: str, services: Services) -> bool:
+    """Whether this instance's volume says of an upload that it was never born: it was its own, or it is the heir."""
+    birth, volume = ids.volume_of(upload_id), services.volume
+    return birth == volume.id or birth in volume.heir_of
+
+
 async def ask(upload_id: str, standing: Standing | None, services: Services, *, question: str) -> _Found:
     """Ask for the upload, or, with an empty *question*, who owns it.
 
@@ -56,7 +63,7 @@ async def ask(upload_id: str, standing: Standing | None, services: Services, *, 
     own = services.volume.id
     why = ""
     for beginning in await _beginnings(upload_id, standing, services):
-        hint, volume_id = beginning
+        hint, volume_id, epoch = beginning
         for _ in range(HOPS_MAX):
             wanted = Question(upload_id, question, services.identity, own)
             answered = await _first(holders(volume_id, hint, services), wanted, services)
@@ -67,38 +74,60 @@ async def ask(upload_id: str, standing: Standing | None, services: Services, *, 
             if isinstance(reply, Given):
                 return holder, reply
             if isinstance(reply, Unknown):
-                raise Refusal(Code.UPLOAD_UNKNOWN)
-            if isinstance(reply, NotNow):
-                why = reply.detail
+                raise await _unknown(upload_id, services)
+            if isinstance(reply, NotNow) or (epoch is not None and reply.epoch < epoch):
+                # The second one: it was given to them once more since, and they have no record of that.
+                why = reply.detail if isinstance(reply, NotNow) else "Whom it was given to has no record of it."
+                if question and epoch is not None:
+                    await _remind(holder, Recall(upload_id, epoch, services.identity), services)
                 break
             if reply.volume_id == own or same_run(reply.owner, services.identity):
                 return None, reply
             if same_run(reply.owner, holder):
                 return holder, reply
-            hint, volume_id = reply.owner, reply.volume_id
+            hint, volume_id, epoch = reply.owner, reply.volume_id, reply.epoch
     raise Refusal(Code.UPLOAD_OUT_OF_REACH, why, retry_after_s=1)
+
+
+async def _unknown(upload_id: str, services: Services) -> Refusal:
+    """Return what is told of an upload of which somebody who must know it says that it is over, or never was."""
+    standing = await services.volume.standing(upload_id)
+    if standing is not None and standing.given_from(services.volume.id) is None:
+        # Another instance that shares the volume has been given it meanwhile: here it is, whatever became of it.
+        return Refusal(Code.NOT_READY, retry_after_s=1)
+    return Refusal(Code.UPLOAD_UNKNOWN)
 
 
 _Found = tuple["Identity | None", Given | Elsewhere]
 
 
+async def _remind(taker: Identity, recall: Recall, services: Services) -> None:
+    """Have an instance take what was given to it: it may never have heard of that, and no client may come to it."""
+    with contextlib.suppress(PeerError, Refusal):
+        await services.peers.recall(taker, recall)
+
+
 async def _beginnings(
     upload_id: str, standing: Standing | None, services: Services
-) -> list[tuple[Identity | None, str]]:
+) -> list[tuple[Identity | None, str, int | None]]:
+    """Return whom to ask first, for what lies on which volume, and the epoch under which it was given to it, if any."""
     own = services.volume.id
     given = standing.given_from(own) if standing is not None else None
     if given is not None:
-        return [(given.owner, given.volume_id)]
-    birth = ids.volume_of(upload_id)
-    if birth == own:
+        return [(given.owner, given.volume_id, given.epoch)]
+    if born_here(upload_id, services):
+        if standing is not None:
+            # It has come back since somebody looked.
+            raise Refusal(Code.NOT_READY, retry_after_s=1)
         raise Refusal(Code.UPLOAD_UNKNOWN)
-    beginnings: list[tuple[Identity | None, str]] = [(None, birth)]
+    birth = ids.volume_of(upload_id)
+    beginnings: list[tuple[Identity | None, str, int | None]] = [(None, birth, None)]
     try:
         entry = await services.registry.owner_of(upload_id)
     except RegistryUnavailableError:
         entry = None
     if entry is not None and not same_run(entry[0], services.identity):
-        beginnings.insert(0, (entry[0], birth))
+        beginnings.insert(0, (entry[0], birth, None))
     return beginnings
 
 
@@ -112,6 +141,18 @@ async def _first(
         except PeerError:
             continue
     return None
+
+
+async def is_unknown_where_given(standing: Standing, services: Services) -> bool:
+    """Whether somebody who reaches the volume that an upload was given to says that nothing of it lies there."""
+    own = services.volume.id
+    given = standing.given_from(own)
+    if given is None:
+        return False
+    wanted = Question(standing.record.upload_id, "", services.identity, own)
+    answered = await _first(holders(given.volume_id, None, services), wanted, services)
+    # Who is only asked where it is has no other reason not to say.
+    return answered is not None and isinstance(answered[1], NotNow | Unknown)
 
 
 async def look(upload_id: str, standing: Standing | None, services: Services) -> Record:

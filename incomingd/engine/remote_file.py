@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from incomingd.core.peering import BytesWanted
+from incomingd.core.peering import FILE, BytesWanted
 from incomingd.storage.body import BodyCutError
 from incomingd.storage.volume import VolumeUnavailableError
 
@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from incomingd.core.record import Record
     from incomingd.core.tenure import Identity
     from incomingd.peers.calls import Peers
-
-FILE: Final = "file"
-"""What peers call the joined file, as if it were a segment."""
 
 
 class RemoteFile:

@@ -37,6 +37,10 @@ class InstanceState:
         """The registry cannot be asked just now."""
         self.balancing_told: dict[Balancing, int] = {}
         """How many times a load balancer has heard which word."""
+        self.retiring = False
+        """Of a drain: it is for good, and no upload may be born here any more."""
+        self.births_open = 0
+        """How many uploads are being made just now."""
         self.takes_nothing = False
         """Of a drain: not even requests for uploads that are here may come any more."""
 
@@ -85,9 +89,15 @@ class InstanceState:
         self.takes_nothing = False
         self.balancing_told.clear()
 
+    def drain_again(self) -> None:
+        """Somebody has come who takes what nobody took before; requests come no more for that."""
+        if not self.stopping:
+            self._phase = Phase.DRAINING
+
     def drained(self) -> None:
         """Nothing is here any more that another instance could have."""
-        self._phase = Phase.DRAINED
+        if not self.stopping:
+            self._phase = Phase.DRAINED
 
     def stop(self) -> None:
         """Nothing starts any more."""

@@ -20,7 +20,7 @@ from incomingd.engine.outcomes import OwnedElsewhereError
 from incomingd.engine.owned import OwnedUpload, segment_name
 from incomingd.log import events, get_logger
 from incomingd.peers.calls import PeerError
-from incomingd.storage.volume import ClaimTakenError, VolumeError
+from incomingd.storage.volume import ClaimTakenError, DeclinedError, VolumeError
 
 if TYPE_CHECKING:
     from incomingd.core.record import Record
@@ -82,16 +82,20 @@ async def remind(standing: Standing, services: Services) -> None:
 async def _take(given: Given, holder: Identity, question: str, services: Services) -> OwnedUpload | None:
     """Write the record of what was given: before that nothing is promised."""
     claim = given.claim
-    record, offsets = _pulled(given.record, claim, services)
-    voided = Voided(record.upload_id, question, claim.epoch)
+    record, offsets = pulled(given.record, claim, services)
     try:
         await _refuse_if_it_cannot(record, services)
         await services.volume.take(claim, record)
+    except DeclinedError:
+        # And the giver has not heard of it, or not yet.
+        await _decline(given, holder, question, services)
+        return None
     except ClaimTakenError:
         # It was taken before, and has gone on since: this was an old giving.
         return None
     except (Refusal, VolumeError):
-        await _void(holder, voided, services)
+        if not await _decline(given, holder, question, services):
+            return None
         raise
     _ = services.clock.spawn(_tell(holder, Recorded(record.upload_id, claim.epoch), services), name="recorded")
     if not same_run(claim.owner, services.identity):
@@ -103,15 +107,25 @@ async def _take(given: Given, holder: Identity, question: str, services: Service
     return upload
 
 
-async def _void(holder: Identity, voided: Voided, services: Services) -> None:
-    """Let the giver have it back; but not where a record stands, although writing it seemed to fail."""
+async def _decline(given: Given, holder: Identity, question: str, services: Services) -> bool:
+    """Let the giver have it back, unless it is taken here; return whether it is not.
+
+    That a record stands, or may still be written by another instance that shares the volume, no memory tells: so the
+    volume decides, and once it is declined there nobody takes it any more.
+    """
+    upload_id, epoch = given.record.upload_id, given.claim.epoch
+    if given.record.status.final:
+        # Of one that retires: it never changes any more, there is no way back, and it may be taken later.
+        return True
     try:
-        standing = await services.volume.standing(voided.upload_id)
-        if standing is None or standing.record.epoch < voided.epoch:
-            await services.peers.void(holder, voided)
+        await services.volume.decline(given.claim, upload_id)
+        await services.peers.void(holder, Voided(upload_id, question, epoch))
+    except ClaimTakenError:
+        return False
     except (VolumeError, PeerError) as error:
-        # Nobody knows: whoever asks next gets the same giving again, or finds the record.
-        log.warning(events.UPKEEP_DELAYED, upload_id=voided.upload_id, detail=str(error))
+        # Whoever asks next gets the same giving again, and finds that it is declined, or the record, or neither.
+        log.warning(events.UPKEEP_DELAYED, upload_id=upload_id, detail=str(error))
+    return True
 
 
 async def _refuse_if_it_cannot(record: Record, services: Services) -> None:
@@ -129,7 +143,7 @@ async def _tell(holder: Identity, recorded: Recorded, services: Services) -> Non
         await services.peers.recorded(holder, recorded)
 
 
-def _pulled(found: Record, claim: Claim, services: Services) -> tuple[Record, dict[str | None, int]]:
+def pulled(found: Record, claim: Claim, services: Services) -> tuple[Record, dict[str | None, int]]:
     """Return the record of the tenure that begins with *claim*, and its offsets: those that were noted."""
     record = replace(
         found,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from incomingd.clock import Clock
+    from incomingd.engine.digesting import Seen
 
 
 class OpenAppend:
@@ -31,6 +32,8 @@ class OpenAppend:
         """Done when no more bytes are taken and every write is answered."""
         self.taken = 0
         """Bytes kept so far."""
+        self.seen: Seen | None = None
+        """What a digest has seen of them."""
 
 
 class Turns:
@@ -64,6 +67,8 @@ class Turns:
 
         Returns how long it was slowed down, in s, because of a fight.
         """
+        if self._open is None:
+            return 0.0
         delay_s = await self.slow_down()
         if delay_s:
             self.check_newest(arrival)

@@ -17,12 +17,14 @@ from incomingd.engine import ending
 from incomingd.engine.bell import Bell
 from incomingd.engine.events import Told
 from incomingd.engine.guardian import Guardian
+from incomingd.engine.room import Room
 from incomingd.log import events, get_logger
 from incomingd.storage.volume import RecordUnreadableError, VolumeError
 
 if TYPE_CHECKING:
     from incomingd.core.record import Record
     from incomingd.engine.engine import Engine
+    from incomingd.storage.volume import Found, Standing
 
 log = get_logger()
 
@@ -41,6 +43,7 @@ class Upkeep:
         self._keys_at = 0.0
         self._bell = Bell()
         self.guardian = Guardian(engine.services, self.wake)
+        self.room = Room(engine.services)
         self._untidy: set[str] = set()
         """Groups in which something should have been deleted."""
         self._passed: set[str] = set()
@@ -80,6 +83,7 @@ class Upkeep:
         """Make a pass at each interval, until cancelled; the first sees every upload."""
         clock = self._engine.services.clock
         while True:
+            await self.room.look()
             await self._pass()
             await self._bell.wait(clock, self.interval_s)
             await self._engine.release_idle()
@@ -119,8 +123,9 @@ class Upkeep:
     def _due_groups(self) -> list[str]:
         now = self._engine.services.clock.now()
         due = [group for group, at in self._due.items() if at <= now]
-        for group in [group for group in due if not self.guardian.guards(group)]:
-            # Another instance has it; should it come back, it is looked through as a whole.
+        for group in [group for group in due if not (self.guardian.guards(group) or group in self._untidy)]:
+            # Another instance has it; should it come back, it is looked through as a whole. But not what this one has
+            # let go of with something left to be done: for the other one its owner lives.
             del self._due[group]
             self.guardian.visit_again(group)
             due.remove(group)
@@ -133,37 +138,33 @@ class Upkeep:
         group is visited again.
         """
         services = self._engine.services
-        takes_up = first or group in self._untidy
-        expired = deleted = 0
+        # Before anything is read: what is told from now on may be newer than that.
+        due = self._due.pop(group, NEVER)
+        untidy = group in self._untidy
+        self._untidy.discard(group)
+        takes_up = first or untidy
         try:
-            upload_ids = await services.volume.ids_in(group)
+            survey = await services.volume.survey(group)
         except VolumeError as error:
             services.health.failed(error)
-            self._due[group] = min(self._due.get(group, NEVER), services.clock.now())
+            self._due[group] = min(self._due.get(group, NEVER), due, services.clock.now())
+            if untidy:
+                self._untidy.add(group)
             return 0, 0
-        self._due.pop(group, None)
-        self._untidy.discard(group)
+        expired = deleted = 0
         troubled = False
-        for upload_id in upload_ids:
+        for found in survey:
+            if found.standing is not None and self._rests(found, found.standing, takes_up=takes_up):
+                self._plan(found.standing.record)
+                continue
             try:
-                record = await services.volume.read(upload_id)
-                if record is None:
-                    await self._tidy(group, upload_id)
-                    continue
-                if takes_up or (record.status.final and ending.pending(record)):
-                    await self._engine.resume(record)
-                if self._due_at(record) > services.clock.now():
-                    self._plan(record)
-                elif record.status is Status.OPEN:
-                    expired += await self._engine.expire(upload_id)
-                else:
-                    await self._engine.forget(record)
-                    self._removed_since_keys += 1
-                    deleted += 1
+                counts = await self._attend(group, found.upload_id, takes_up=takes_up)
+                expired += counts[0]
+                deleted += counts[1]
             except RecordUnreadableError as error:
-                log.error(events.RECORD_UNREADABLE, upload_id=upload_id, detail=str(error))
+                log.error(events.RECORD_UNREADABLE, upload_id=found.upload_id, detail=str(error))
             except Refusal as refusal:
-                log.warning(events.UPKEEP_DELAYED, upload_id=upload_id, detail=str(refusal))
+                log.warning(events.UPKEEP_DELAYED, upload_id=found.upload_id, detail=str(refusal))
                 troubled = True
             except VolumeError as error:
                 services.health.failed(error)
@@ -171,14 +172,54 @@ class Upkeep:
         self._visited(group, troubled=troubled, took_up=takes_up)
         return expired, deleted
 
+    def _rests(self, found: Found, standing: Standing, *, takes_up: bool) -> bool:
+        """Return whether nothing is to be done about an upload now: its record need not be read once more."""
+        services, record = self._engine.services, standing.record
+        if standing.given_from(services.volume.id) is not None or self._due_at(record) <= services.clock.now():
+            return False
+        if (takes_up or record.status.final) and ending.pending(record):
+            # Of an open one, too: the web app has not heard of its start.
+            return False
+        if record.status.final:
+            return not (takes_up and found.has_bytes)
+        return record.status is Status.OPEN or not takes_up
+
+    async def _attend(self, group: str, upload_id: str, *, takes_up: bool) -> tuple[int, int]:
+        """Do what is due for one upload; return whether it has expired, and whether it was deleted (0 or 1).
+
+        Raises:
+            Refusal, VolumeError: it is to be tried again.
+            RecordUnreadableError: nothing can be done.
+        """
+        services = self._engine.services
+        record = await services.volume.read(upload_id)
+        if record is None:
+            await self._tidy(group, upload_id)
+            return 0, 0
+        if takes_up or (record.status.final and ending.pending(record)):
+            await self._engine.resume(record)
+        if self._due_at(record) > services.clock.now():
+            self._plan(record)
+            return 0, 0
+        if record.status is Status.OPEN:
+            return int(await self._engine.expire(upload_id)), 0
+        await self._engine.forget(record)
+        self._removed_since_keys += 1
+        return 0, 1
+
     async def _tidy(self, group: str, upload_id: str) -> None:
         """Look after what was given to another volume; it is looked at again as long as anything of it is here."""
-        services = self._engine.services
-        if services.volume.shared:
-            await self._engine.giving.tidy(upload_id)
-            if await services.volume.standing(upload_id) is not None:
-                again = services.clock.now() + self._engine.giving.look_again_s(upload_id)
-                self._due[group] = min(self._due.get(group, NEVER), again)
+        services, giving = self._engine.services, self._engine.giving
+        if not services.volume.shared:
+            return
+        if await services.volume.standing(upload_id) is None:
+            gone = await giving.forget_declined(upload_id)
+        else:
+            await giving.tidy(upload_id)
+            gone = await services.volume.standing(upload_id) is None
+        if not gone:
+            again = services.clock.now() + giving.look_again_s(upload_id)
+            self._due[group] = min(self._due.get(group, NEVER), again)
 
     def _visited(self, group: str, *, troubled: bool, took_up: bool) -> None:
         """Note when the group is due again; what could not be taken up now is taken up then."""

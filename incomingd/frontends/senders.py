@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from incomingd.core.errors import Code, Refusal
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class Senders:
@@ -18,8 +13,7 @@ class Senders:
     def __init__(self) -> None:
         self._uploads: dict[str, Counter[str]] = {}
 
-    @contextlib.contextmanager
-    def sending(self, address: str | None, upload: str, *, uploads_max: int | None) -> Iterator[None]:
+    def sending(self, address: str | None, upload: str, *, uploads_max: int | None) -> Sending:
         """Count a request with a body for as long as it takes.
 
         Args:
@@ -30,9 +24,10 @@ class Senders:
         Raises:
             Refusal: `too_many_open`.
         """
-        if address is None:
-            yield
-            return
+        return Sending(self, address, upload, uploads_max)
+
+    def begin(self, address: str, upload: str, uploads_max: int | None) -> None:
+        """Count one more; see :meth:`sending`."""
         uploads = self._uploads.setdefault(address, Counter())
         if uploads_max is not None and upload not in uploads and len(uploads) >= uploads_max:
             raise Refusal(
@@ -41,11 +36,32 @@ class Senders:
                 retry_after_s=5,
             )
         uploads[upload] += 1
-        try:
-            yield
-        finally:
-            uploads[upload] -= 1
-            if not uploads[upload]:
-                del uploads[upload]
-            if not uploads:
-                self._uploads.pop(address, None)
+
+    def end(self, address: str, upload: str) -> None:
+        """Count one less."""
+        uploads = self._uploads[address]
+        uploads[upload] -= 1
+        if not uploads[upload]:
+            del uploads[upload]
+        if not uploads:
+            del self._uploads[address]
+
+
+class Sending:
+    """A request that is counted while the block runs."""
+
+    __slots__ = ("_address", "_senders", "_upload", "_uploads_max")
+
+    def __init__(self, senders: Senders, address: str | None, upload: str, uploads_max: int | None) -> None:
+        self._senders = senders
+        self._address = address
+        self._upload = upload
+        self._uploads_max = uploads_max
+
+    def __enter__(self) -> None:
+        if self._address is not None:
+            self._senders.begin(self._address, self._upload, self._uploads_max)
+
+    def __exit__(self, *_: object) -> None:
+        if self._address is not None:
+            self._senders.end(self._address, self._upload)

@@ -99,11 +99,12 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
             allowed_origin = origin
             method = tus.effective_method(request.method, request.get_all)
             target = _target(request.path)
-            await self._check_ticket_origin(method, target, origin)
+            if origin is not None:
+                await self._check_ticket_origin(method, target, origin)
             tus.check_version(method, request.get_all)
-            with self._counted(request, target):
+            with self._counted(request, target), self._shared(request, target):
                 reply = await self._dispatch(method, target, request, report)
-            if method == "HEAD":
+            if method == "HEAD" and origin is not None:
                 # It may have been held until there was anything to check.
                 await self._check_ticket_origin(method, target, origin)
             refusal = None
@@ -147,8 +148,17 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
             uploads_max=self._engine.services.options.open_uploads_per_address,
         )
 
-    async def _check_ticket_origin(self, method: str, target: Target, origin: str | None) -> None:
-        if origin is None or target.upload_id is None:
+    def _shared(self, request: Request, target: Target) -> AbstractContextManager[object]:
+        body = request.body
+        if body is None:
+            return contextlib.nullcontext()
+        options = self._exchange_options
+        upload = target.upload_id or request.context.request_id
+        body.share = options.rates.sending(request.context.address, upload, options.clock.monotonic)
+        return body.share
+
+    async def _check_ticket_origin(self, method: str, target: Target, origin: str) -> None:
+        if target.upload_id is None:
             return
         try:
             view = await self._engine.view(target.upload_id)
@@ -286,9 +296,14 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
         before = report.offset_before or 0
         after = report.offset_after if report.offset_after is not None else before
         duration_s = self._exchange_options.clock.monotonic() - started
+        if request.body is not None:
+            self._metrics.body_ended(
+                direct_bytes=request.body.direct, read_bytes=request.body.taken - request.body.direct
+            )
         self._metrics.append_ended(
             protocol="tus", ended_by=report.ended_by, kept_bytes=after - before, duration_s=duration_s
         )
+        held_back_s = request.body.held_back_s if request.body is not None else 0.0
         disk = report.ended_by == "disk"
         (log.warning if disk else log.info)(
             events.APPEND_ENDED,
@@ -298,6 +313,7 @@ class UploadResource(httputil.HTTPServerConnectionDelegate):
             offset_after=after,
             bytes=after - before,
             duration_s=round(duration_s, 4),
+            held_back_s=round(held_back_s, 4),
             ended_by=report.ended_by,
             status=reply.status,
             code=refusal.code.value if refusal else None,

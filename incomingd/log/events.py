@@ -49,7 +49,9 @@ FIELDS: Final = MappingProxyType(
         "event_type": Field("The type of the callback, as `upload.complete`."),
         "expired": Field("How many uploads were expired."),
         "final_status": Field("The final status of the upload."),
+        "held_back_s": Field("How long limits of bytes a second held it back."),
         "host": Field("The host that the callback goes to."),
+        "left_out": Field("How many such lines were left out since the last one, so that they do not fill the log."),
         "length": Field("The length of the file in bytes; null where it is not known yet."),
         "library": Field("The library that logged it."),
         "limit": Field("The limit that was reached."),
@@ -81,6 +83,10 @@ FIELDS: Final = MappingProxyType(
         "setting": Field("The configuration key in question."),
         "signal": Field("The signal that was received."),
         "source": Field("Where it is configured."),
+        "stack": Field(
+            "What it was doing while it lasted: functions with their lines, the innermost last; null where nobody could"
+            " look."
+        ),
         "status": Field("The status code of the HTTP answer; null where none was given."),
         "uploads": Field("How many uploads are concerned."),
         "upload_id": Field("The upload."),
@@ -209,6 +215,13 @@ VOLUME_RECOVERED: Final = _event(
     "volume_id volume_path duration_s",
     duration_s="How long it had failed.",
 )
+VOLUME_FILLED: Final = _event(
+    "volume.filled",
+    "warning",
+    "No more is free on the volume than what is reserved: the other instances give this one nothing.",
+    "volume_id",
+)
+VOLUME_CLEARED: Final = _event("volume.cleared", "info", "There is room on the volume again.", "volume_id")
 
 # Uploads
 TICKET_CREATED: Final = _event("ticket.created", "info", "A web app got a ticket.", "upload_id length address")
@@ -234,7 +247,25 @@ DRAIN_STARTED: Final = _event(
 DRAIN_ENDED: Final = _event(
     "drain.ended", "info", "Nothing is here any more that another instance could have.", "uploads invited duration_s"
 )
+DRAIN_RESUMED: Final = _event(
+    "drain.resumed", "info", "Another instance has come that takes what none took before: it is given away now.", ""
+)
 DRAIN_UNDONE: Final = _event("drain.undone", "info", "This instance takes uploads again.", "")
+RETIREMENT_STARTED: Final = _event(
+    "retirement.started", "info", "This instance goes for good: another one is to keep its records.", "peer volume_id"
+)
+RETIREMENT_DELAYED: Final = _event(
+    "retirement.delayed", "warning", "The heir does not keep the records just now; it is tried again.", "detail peer"
+)
+RETIREMENT_ENDED: Final = _event(
+    "retirement.ended",
+    "info",
+    "The heir has all records, durably, and answers for the volume: this instance never serves on it again.",
+    "count duration_s peer volume_id",
+)
+VOLUME_INHERITED: Final = _event(
+    "volume.inherited", "info", "This instance answers for a volume that has retired, from now on.", "volume_id"
+)
 DRAIN_INVITATIONS_LOST: Final = _event(
     "drain.invitations_lost",
     "info",
@@ -314,7 +345,8 @@ APPEND_ENDED: Final = _event(
     "append.ended",
     "info warning",
     "The bytes of one request have gone into an upload: the one line to read about an append.",
-    "upload_id part offset_before offset_after bytes length duration_s ended_by status code protocol address detail",
+    "upload_id part offset_before offset_after bytes length duration_s held_back_s ended_by status code protocol"
+    " address detail",
 )
 APPEND_PREEMPTED: Final = _event(
     "append.preempted",
@@ -360,6 +392,12 @@ UPLOAD_COMPLETED: Final = _event(
     "All bytes are in; the hand-over comes next.",
     "upload_id length duration_s",
     duration_s="From its first request until now.",
+)
+DOWNLOAD_STALLED: Final = _event(
+    "download.stalled",
+    "info",
+    "Whoever fetched a complete file has read nothing of it for `limits.body_idle_timeout_s`; it was closed.",
+    "upload_id offset",
 )
 UPLOAD_CANCELLED: Final = _event(
     "upload.cancelled", "info", "The client or the web app gave the upload up.", "upload_id offset reason address"
@@ -453,8 +491,10 @@ PARSE_REFUSED: Final = _event(
 CONNECTION_LIMIT_REACHED: Final = _event(
     "connection.limit_reached",
     "warning",
-    "A listener has as many connections as limits.connections allows; further ones are closed.",
-    "listener limit address",
+    "A listener has as many connections as limits.connections allows, or one client address as many as"
+    " limits.connections_per_address does; further ones are closed. A few lines a minute at the most.",
+    "listener setting limit address left_out",
+    address="The address of this client; others may have been refused, too.",
 )
 CONNECTION_NOT_ACCEPTED: Final = _event(
     "connection.not_accepted",
@@ -462,6 +502,13 @@ CONNECTION_NOT_ACCEPTED: Final = _event(
     "The system could not give a listener its next connection, mostly because the process has no descriptor left "
     "(`ulimit -n`); it waits in the queue, and the listener tries again in half a second.",
     "listener detail",
+)
+LOOP_BLOCKED: Final = _event(
+    "loop.blocked",
+    "warning",
+    "One turn of the event loop took more than 100 ms, in which everybody else waited. A few lines a minute at the"
+    " most; `incomingd_loop_blocked_seconds` counts all.",
+    "duration_s stack left_out",
 )
 LIBRARY_LOGGED: Final = _event(
     "library.logged",

@@ -113,6 +113,11 @@ def is_secret_name(name: str) -> bool:
     return any(word.lower() in _SECRET_WORDS for word in _WORD.findall(name))
 
 
+_PLAIN_FIELDS: Final = frozenset(
+    name for name in (*FIELDS, *COMMON_FIELDS) if name not in _ADDRESS_FIELDS and not is_secret_name(name)
+)
+
+
 class Redactor:
     """Makes the fields of an event fit to be written. Knows how much of a client's address may be shown.
 
@@ -129,7 +134,10 @@ class Redactor:
         """Give the fields as values of JSON: secrets masked, text and depth capped, anything else turned into text."""
         cleaned: dict[str, object] = {}
         for name, value in fields.items():
-            if name not in _ADDRESS_FIELDS:
+            if name in _PLAIN_FIELDS and (value is None or type(value) is str):
+                # Nearly all there is.
+                cleaned[name] = None if value is None else self.text(value)
+            elif name not in _ADDRESS_FIELDS:
                 known = name in FIELDS or name in COMMON_FIELDS
                 cleaned[name if known else self.text(name, _NAME_CHARS_MAX)] = self._value(name, value, 0)
             elif self._client_address != "none":

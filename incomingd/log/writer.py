@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 BUFFER_BYTES_MAX: Final = 4 << 20
+GATHER_S: Final = 0.02
+"""So long lines are gathered: under load to wake a thread for each costs more than to make it."""
 
 
 class Stream(Protocol):
@@ -44,6 +46,8 @@ class LineWriter:
         self._dropped = 0  # since the last line that said so
         self._writing = False  # lines are taken from the buffer and not yet in the stream
         self._closed = False
+        self._idle = False  # the thread waits until there is a line
+        self._hurry = 0  # somebody waits until all is written
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
@@ -55,12 +59,18 @@ class LineWriter:
                 return
             self._lines.append(line)
             self._bytes += len(line)
-            self._changed.notify_all()
+            if self._idle:
+                self._idle = False
+                self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all lines taken so far are in the stream. Returns whether they are."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._lines and not self._writing, timeout_s)
+            self._hurry += 1
+            self._changed.notify_all()
+            written = self._changed.wait_for(lambda: not self._lines and not self._writing, timeout_s)
+            self._hurry -= 1
+            return written
 
     def close(self, timeout_s: float) -> bool:
         """Write what is left, for at most so long, and end. Returns whether all was written."""
@@ -74,7 +84,11 @@ class LineWriter:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._lines or self._closed)
+                while not (self._lines or self._closed):
+                    self._idle = True
+                    self._changed.wait()
+                self._idle = False
+                self._changed.wait_for(lambda: self._closed or self._hurry, GATHER_S)
                 if not self._lines:
                     return
                 batch = list(self._lines)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.peering import Elsewhere, Given, NotNow, Unknown
+from incomingd.metrics import Metrics
 from incomingd.wire.peer import MESSAGE_BYTES_MAX, Formats
 from incomingd.wire.peer_signing import FRESH_S, UnsignedError, read_call
 
@@ -14,12 +15,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from incomingd.clock import Clock
-    from incomingd.core.peering import Act, Acted, Question, Recall, Recalled, Recorded, Release, Voided
+    from incomingd.core.peering import (
+        Act,
+        Acted,
+        Bequest,
+        Inherited,
+        Question,
+        Recall,
+        Recalled,
+        Recorded,
+        Release,
+        Voided,
+    )
     from incomingd.wire.peer_signing import Envelope
 
 LISTENER_BODY_BYTES: Final = 2 * MESSAGE_BYTES_MAX
 """What the listener reads before anybody has looked at it; so a message that is too large is told so."""
 TELL_EVERY_S: Final = 1.0
+STALL_S: Final = 30.0
+"""Longer than a peer waits for a piece itself."""
 NONCES_MAX: Final = 200_000
 """3,000 calls a second, one minute long; some 30 MB."""
 
@@ -47,6 +61,9 @@ class PeerEngine(Protocol):
 
     async def release(self, release: Release) -> None:
         """Hear which segments nobody needs any more."""
+
+    async def inherit(self, bequest: Bequest) -> Inherited:
+        """Keep what is left on the volume of an instance that goes for good."""
 
     async def read_range(self, upload_id: str, segment: str, start: int, size: int) -> bytes:
         """Return bytes ``[start, start + size)`` of a segment that lies here; fewer where it ends before."""
@@ -102,6 +119,7 @@ class PeerApi:
         keys: `peer.keys`; all are accepted.
         clock: tells whether a call is fresh.
         formats: those that this program knows.
+        metrics: told who is not taken for a peer, and what is sent.
     """
 
     def __init__(
@@ -112,12 +130,16 @@ class PeerApi:
         keys: tuple[str, ...],
         clock: Clock,
         formats: Formats | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        self.metrics = metrics or Metrics(version="", instance="")
         self.engine = engine
         self.start_id = start_id
         self.keys = keys
         self.formats = formats or Formats()
-        self._clock = clock
+        self.clock = clock
+        self.stall_s = STALL_S
+        """A peer that takes no piece of a stream for so long does not read any more."""
         self._nonces = Nonces()
         self._told_at: float | None = None
 
@@ -127,11 +149,11 @@ class PeerApi:
         Raises:
             UnsignedError: no peer has made it now.
         """
-        return read_call(path, header, body, self.keys, now=self._clock.now())
+        return read_call(path, header, body, self.keys, now=self.clock.now())
 
     def tells(self) -> bool:
         """Whether the log shall have a word of a stranger now: whoever knocks must not fill it."""
-        now_s = self._clock.monotonic()
+        now_s = self.clock.monotonic()
         if self._told_at is not None and now_s - self._told_at < TELL_EVERY_S:
             return False
         self._told_at = now_s
@@ -144,7 +166,7 @@ class PeerApi:
             UnsignedError: it came before.
             Refusal: `peer_other_run`, `not_ready`.
         """
-        if not self._nonces.take(envelope.nonce, now_s=self._clock.monotonic()):
-            raise UnsignedError("the same call as before")
+        if not self._nonces.take(envelope.nonce, now_s=self.clock.monotonic()):
+            raise UnsignedError("the same call as before", "repeated")
         if envelope.to != self.start_id:
             raise Refusal(Code.PEER_OTHER_RUN)

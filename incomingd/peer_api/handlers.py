@@ -10,7 +10,7 @@ from tornado.iostream import StreamClosedError
 from tornado.routing import URLSpec
 
 from incomingd.core.errors import Code, Refusal
-from incomingd.core.peering import Act, BytesWanted, Question, Recall, Recorded, Release, Voided
+from incomingd.core.peering import Act, Bequest, BytesWanted, Question, Recall, Recorded, Release, Voided
 from incomingd.log import events, get_logger
 from incomingd.storage.volume import VolumeError
 from incomingd.web.handler import JsonHandler
@@ -58,6 +58,7 @@ class PeerHandler(JsonHandler):
             envelope, key = self.api.admit(self.request.uri or "", self.request.headers.get, self.request.body)
             self._admitted(envelope, key)
         except signing.UnsignedError as error:
+            self.api.metrics.peer_rejected(error.reason)
             if self.api.tells():
                 log.warning(events.PEER_REFUSED, address=self.context.address, detail=str(error))
             raise Refusal(Code.PEER_REFUSED) from None
@@ -127,18 +128,21 @@ class PeerHandler(JsonHandler):
                 ahead = asyncio.ensure_future(self._block(wanted, following))
                 try:
                     await self._write_block(at, block)
+                    self.api.metrics.peer_bytes("sent", wanted.reason, len(block))
                 finally:
                     # Also where nobody reads any more: then what was read is dropped.
                     block = await ahead
                 at = following
         except StreamClosedError:
             return
+        except asyncio.CancelledError:
+            # The daemon stops, and this task is at its end either way. No other answer can follow what was said.
+            self._cut()
+            return
         except (VolumeError, Refusal) as error:
             log.error(events.VOLUME_FAILED, detail=f"{wanted.upload_id}: {error}", code=Code.STORAGE_UNAVAILABLE.value)
             # Part of the answer is out: all that is left to say is that it is not whole.
-            connection = self.request.connection
-            assert isinstance(connection, HTTP1Connection)
-            connection.stream.close()
+            self._cut()
             return
         _ = self.finish()
 
@@ -157,8 +161,25 @@ class PeerHandler(JsonHandler):
             piece = block[start : start + signing.PIECE_BYTES]
             self.write(piece)
             self.write(signing.piece_code(self._envelope, self._key, at + start, piece))
-            # Returns when the connection has taken it all: the peer's speed is ours.
-            await self.flush()
+            await self._taken()
+
+    async def _taken(self) -> None:
+        """Return when the connection has taken what was written: the peer's speed is ours.
+
+        Where it takes nothing for too long it is closed: nobody holds what was read for ever.
+
+        Raises:
+            StreamClosedError: nobody reads it.
+        """
+        taken = asyncio.ensure_future(self.flush())
+        if not await self.api.clock.timeout(self.api.stall_s, taken):
+            self._cut()
+        await taken
+
+    def _cut(self) -> None:
+        connection = self.request.connection
+        assert isinstance(connection, HTTP1Connection)
+        connection.stream.close()
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer what was raised; called by Tornado."""
@@ -177,6 +198,8 @@ async def _answer(engine: PeerEngine, message: Message) -> Answer:
             return await engine.act(message)
         case Question():
             return await engine.ask(message)
+        case Bequest():
+            return await engine.inherit(message)
         case Voided():
             await engine.void(message)
         case Recorded():

@@ -15,7 +15,19 @@ from incomingd.storage.body import Body, BodyCutError, CutReason
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from incomingd.core.peering import Act, Acted, BytesWanted, Question, Recall, Recalled, Recorded, Release, Voided
+    from incomingd.core.peering import (
+        Act,
+        Acted,
+        Bequest,
+        BytesWanted,
+        Inherited,
+        Question,
+        Recall,
+        Recalled,
+        Recorded,
+        Release,
+        Voided,
+    )
     from incomingd.core.tenure import Identity
 
 Reply: TypeAlias = Given | Elsewhere | Unknown | NotNow
@@ -77,6 +89,9 @@ class Peers(Protocol):
 
     async def release(self, holder: Identity, release: Release) -> None:
         """Say which segments nobody needs any more."""
+
+    async def inherit(self, heir: Identity, bequest: Bequest) -> Inherited:
+        """Have another instance keep what is left on a volume that goes for good; answered when it is durable there."""
 
     def read(self, holder: Identity, wanted: BytesWanted) -> PeerBody:
         """Return bytes of a segment; nothing is asked for before the first of them is read."""
@@ -143,6 +158,11 @@ class LonePeers:
         """Raise PeerGoneError."""
         del release
         raise _nobody(holder)
+
+    async def inherit(self, heir: Identity, bequest: Bequest) -> Inherited:
+        """Raise PeerGoneError."""
+        del bequest
+        raise _nobody(heir)
 
     def read(self, holder: Identity, wanted: BytesWanted) -> PeerBody:
         """Return a body that is cut before its first byte."""

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from incomingd.core.errors import Code, Refusal
-from incomingd.core.peering import Acted, Elsewhere, Given, NotNow, Recalled, Unknown
+from incomingd.core.peering import Acted, Elsewhere, Given, Inherited, NotNow, Recalled, Unknown
+from incomingd.metrics import Metrics
 from incomingd.peers.calls import PeerError, PeerGoneError, PeerRefusedError, PeerSilentError
 from incomingd.peers.connections import Connections, StaleError, is_peer_url, stays_here
 from incomingd.storage.body import BodyCutError, CutReason
 from incomingd.wire import peer_signing as signing
 from incomingd.wire.peer import (
     ANSWER_BYTES_MAX,
+    MESSAGE_NAMES,
     Done,
     Formats,
     ListingWanted,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from incomingd.clock import Clock
-    from incomingd.core.peering import Act, BytesWanted, Question, Recall, Recorded, Release, Voided
+    from incomingd.core.peering import Act, Bequest, BytesWanted, Question, Recall, Recorded, Release, Voided
     from incomingd.core.tenure import Identity
     from incomingd.peers.calls import Document, Reply
     from incomingd.peers.connections import Connection, Head
@@ -81,6 +83,7 @@ class HttpPeers:
         tls: from :func:`tls_context`.
         format_spoken: tells the format that all who live understand.
         formats: those that this program knows.
+        metrics: told of each call.
     """
 
     def __init__(
@@ -91,13 +94,16 @@ class HttpPeers:
         tls: ssl.SSLContext,
         format_spoken: Callable[[], int] | None = None,
         formats: Formats | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        self.metrics = metrics or Metrics(version="", instance="")
+        self.metrics.peer_messages(MESSAGE_NAMES)
         assert options.keys, "a fleet has a key"
         self.options = options
         self.formats = formats or Formats()
         self.clock = clock
         self.connections = Connections(clock, tls)
-        self._format_spoken = format_spoken or (lambda: self.formats.known.newest)
+        self.format_spoken = format_spoken or (lambda: self.formats.known.newest)
 
     def apply(self, options: PeersOptions, tls: ssl.SSLContext) -> None:
         """Work with other options from now on; calls that are under way end as they began."""
@@ -142,6 +148,10 @@ class HttpPeers:
         """Say which segments nobody needs any more."""
         _expected(Done, await self._call(holder, release, within_s=self.options.call_s))
 
+    async def inherit(self, heir: Identity, bequest: Bequest) -> Inherited:
+        """Have *heir* keep what is left on a volume that goes for good."""
+        return _expected(Inherited, await self._call(heir, bequest, within_s=self.options.call_s))
+
     def read(self, holder: Identity, wanted: BytesWanted) -> HttpPeerBody:
         """Return bytes of a segment."""
         return HttpPeerBody(self, holder, wanted)
@@ -157,16 +167,45 @@ class HttpPeers:
 
     async def _call(self, peer: Identity, message: Message, *, within_s: float) -> Answer:
         url = self.url_of(peer)
-        return await self.within(within_s, self._asked(url, peer, message), what=f"{url} has not answered")
+        began = self.clock.monotonic()
+        result = "silent"
+        try:
+            answer = await self.within(within_s, self._asked(url, peer, message), what=f"{url} has not answered")
+            result = "failed" if isinstance(answer, Refused) else "answered"
+            return answer
+        except PeerError as error:
+            result = result_of(error)
+            raise
+        finally:
+            duration_s = self.clock.monotonic() - began
+            self.metrics.peer_called(message=name_of(message), result=result, duration_s=duration_s)
 
     async def _asked(self, url: str, peer: Identity, message: Message) -> Answer:
         async with self.connections.turn(url):
-            call = await self.sent(url, peer, message)
-            try:
-                return await self.answer_to(call)
-            except BaseException:
-                call.connection.close()
-                raise
+            version = self.format_spoken()
+            answer = await self._answered(url, peer, message, version)
+            if self.repeats(answer, version):
+                answer = await self._answered(url, peer, message, self.formats.known.oldest)
+            return answer
+
+    async def _answered(self, url: str, peer: Identity, message: Message, version: int) -> Answer:
+        call = await self.sent(url, peer, message, version)
+        try:
+            return await self.answer_to(call)
+        except BaseException:
+            call.connection.close()
+            raise
+
+    def repeats(self, answer: Answer, version: int) -> bool:
+        """Whether a call of format *version* is made again in the former one.
+
+        Its peer reads no newer: it has come just now, and the registry has not told of it yet. Nothing was done.
+        """
+        unread = isinstance(answer, Refused) and answer.refusal.code is Code.PEER_FORMAT_UNKNOWN
+        if not unread or version == self.formats.known.oldest:
+            return False
+        self.metrics.peer_call_repeated("format")
+        return True
 
     # -- what calls and streams share
 
@@ -183,23 +222,25 @@ class HttpPeers:
             raise PeerRefusedError(f"{url} is plain text: see peer.allow_plaintext")
         return url
 
-    async def sent(self, url: str, peer: Identity, message: Message) -> _Call:
-        """Send *message* and return what the head of its answer says; a connection that had ended is replaced.
+    async def sent(self, url: str, peer: Identity, message: Message, version: int) -> _Call:
+        """Send *message* in format *version*; return what the head of its answer says.
 
+        A connection that had ended is replaced.
         All messages may be repeated, and a message that nobody answered was not taken by a listener that lives.
         """
         while True:
             connection = await self.connections.take(url)
             try:
-                return await self._send(connection, url, peer, message)
+                return await self._send(connection, url, peer, message, version)
             except StaleError:
+                self.metrics.peer_call_repeated("connection")
                 continue
             except BaseException:
                 connection.close()
                 raise
 
-    async def _send(self, connection: Connection, url: str, peer: Identity, message: Message) -> _Call:
-        body = self.formats.call(message, self._format_spoken())
+    async def _send(self, connection: Connection, url: str, peer: Identity, message: Message, version: int) -> _Call:
+        body = self.formats.call(message, version)
         # A key that is changed meanwhile still fits the answer.
         key = self.options.keys[0]
         envelope = signing.new_envelope(
@@ -352,6 +393,7 @@ class HttpPeerBody:
     def _fail(self, error: PeerError) -> None:
         if self._cut is None:
             self.failure = error
+            self._peers.metrics.peer_called(message=name_of(self._wanted), result=result_of(error), duration_s=None)
             self.cut(CutReason.STALLED if isinstance(error, PeerSilentError) else CutReason.CLIENT)
 
     def _drop(self) -> None:
@@ -360,9 +402,9 @@ class HttpPeerBody:
             self._call = None
 
     async def _next(self) -> bytes:
-        call = self._call
+        peers, call = self._peers, self._call
         if call is None:
-            call = self._call = await self._begun()
+            call = self._call = await self._begun(peers.format_spoken())
         size = min(signing.PIECE_BYTES, self._size - self._at)
         data = await call.connection.read(size + signing.CODE_BYTES)
         piece = data[:size]
@@ -371,14 +413,16 @@ class HttpPeerBody:
         except signing.UnsignedError as error:
             raise PeerRefusedError(f"{call.url}: {error}") from error
         self._at += size
+        peers.metrics.peer_bytes("received", self._wanted.reason, size)
         if self._at == self._size:
             self._call = None
-            self._peers.connections.put_back(call.url, call.connection, call.head)
+            peers.metrics.peer_called(message=name_of(self._wanted), result="answered", duration_s=None)
+            peers.connections.put_back(call.url, call.connection, call.head)
         return piece
 
-    async def _begun(self) -> _Call:
+    async def _begun(self, version: int) -> _Call:
         peers = self._peers
-        call = await peers.sent(peers.url_of(self._holder), self._holder, self._wanted)
+        call = await peers.sent(peers.url_of(self._holder), self._holder, self._wanted, version)
         try:
             if call.head.status == 200:
                 self._check(call)
@@ -387,6 +431,8 @@ class HttpPeerBody:
         except BaseException:
             call.connection.close()
             raise
+        if peers.repeats(refused, version):
+            return await self._begun(peers.formats.known.oldest)
         raise _unexpected(refused)
 
     def _check(self, call: _Call) -> None:
@@ -398,6 +444,13 @@ class HttpPeerBody:
             raise PeerRefusedError(f"{call.url} sends {call.head.size} bytes, and not those that were asked for")
         if by != self._holder.start_id:
             raise PeerGoneError(f"another run answers at {call.url}")
+
+
+def result_of(error: PeerError) -> str:
+    """Return what has come of a call, as metrics say it."""
+    if isinstance(error, PeerGoneError):
+        return "gone"
+    return "refused" if isinstance(error, PeerRefusedError) else "silent"
 
 
 def _expected(kind: type[T], answer: Answer) -> T:

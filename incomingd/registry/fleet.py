@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from incomingd.core.pacing import backoff_s
 from incomingd.core.ring import Instance
 from incomingd.core.tenure import Identity
+from incomingd.registry.batching import Batch
 from incomingd.registry.registry import (
     AvailabilityChanged,
     Event,
@@ -89,6 +90,9 @@ class FleetRegistry:
             Trouble.NOT_TRIED, "The registry has not been tried yet."
         )
         self._turns = asyncio.Semaphore(AT_ONCE)
+        # Each upload that moves costs one of both: where hundreds move at once, not each a round trip of its own.
+        self._publishing = Batch(self._publish, most=PUBLISHED_AT_ONCE)
+        self._releasing = Batch(self._release, most=PUBLISHED_AT_ONCE)
         self._closed = False
         self._tasks: list[asyncio.Task[None]] = []
         self._bell: asyncio.Future[None] | None = None
@@ -220,7 +224,7 @@ class FleetRegistry:
         """Publish an ownership. It yields to a higher epoch, and to another owner of the same one."""
         held = self._hold(upload_id, owner, epoch)
         try:
-            [stands] = await self._ask(lambda: self._store.publish([self._entry(upload_id, owner, epoch)]))
+            stands = await self._publishing.ask(self._entry(upload_id, owner, epoch))
         except RegistryUnavailableError:
             return None
         self._told(upload_id, held)
@@ -251,10 +255,40 @@ class FleetRegistry:
             if held is not None and held.epoch <= epoch:
                 del self._mine[upload_id]
         try:
-            await self._ask(lambda: self._store.release([_released(upload_id, owner, epoch)]))
+            await self._releasing.ask(_released(upload_id, owner, epoch))
         except RegistryUnavailableError:
             if own and upload_id not in self._mine:
                 self._release_later(upload_id, epoch)
+
+    async def _publish(self, entries: Sequence[Entry]) -> list[bytes | None]:
+        return await self._ask(lambda: self._store.publish(entries))
+
+    async def _release(self, entries: Sequence[Entry]) -> list[None]:
+        await self._ask(lambda: self._store.release(entries))
+        return [None] * len(entries)
+
+    # -- keys of web apps
+
+    async def upload_of(self, key: str) -> str | None:
+        """Return the id of the upload that a web app's key has led to."""
+        return self._read_key(key, await self._ask(lambda: self._store.keyed(key)))
+
+    async def bind_key(self, key: str, upload_id: str, *, instead_of: str | None, keep_s: float) -> str:
+        """Have a web app's key lead to an upload from now on, unless it leads to another one."""
+        value = self._formats.key(self._instance.identity, upload_id, self._version())
+        stands = await self._ask(
+            lambda: self._store.bind_key(key, value, upload_id=upload_id, instead_of=instead_of or "", keep_s=keep_s)
+        )
+        return self._read_key(key, stands) or upload_id
+
+    def _read_key(self, key: str, value: bytes | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            return self._formats.read_key(value)
+        except UnreadableValueError as error:
+            self._tell(ValueUnreadable("key", key, str(error)))
+            return None
 
     # -- invitations
 

@@ -96,6 +96,16 @@ class MemoryRegistry:
         if known is not None and _same_run(known[0], owner) and known[1] <= epoch:
             del self._owners[upload_id]
 
+    async def upload_of(self, key: str) -> str | None:
+        """Return None: all that there is lies on the one volume, which knows its keys."""
+        del key
+        return None
+
+    async def bind_key(self, key: str, upload_id: str, *, instead_of: str | None, keep_s: float) -> str:
+        """Return *upload_id*: nobody else could have been first."""
+        del key, instead_of, keep_s
+        return upload_id
+
     async def invite(self, guest: Identity, invitations: Sequence[Invitation]) -> None:
         """Keep invitations to oneself; nobody else could read them."""
         if _same_run(guest, self._instance.identity):
@@ -141,6 +151,7 @@ class MemoryStore:
         self._leases: dict[str, tuple[bytes, float]] = {}
         self._owners: dict[str, tuple[bytes, float]] = {}
         self._inboxes: dict[str, tuple[dict[str, bytes], float]] = {}
+        self._keys: dict[str, tuple[bytes, float]] = {}
 
     async def renew(self, lease_id: str, value: bytes, *, lease_s: float, fresh: str) -> Sighting:
         """Let a lease run; drop those that have lapsed."""
@@ -200,6 +211,19 @@ class MemoryStore:
             if stands is not None and _run(stands) == _run(entry) and stands.epoch <= entry.epoch:
                 del self._owners[entry.upload_id]
 
+    async def keyed(self, key: str) -> bytes | None:
+        """Return a key's value."""
+        value, until = self._keys.get(key, (b"", 0.0))
+        return value if until > self._now() else None
+
+    async def bind_key(self, key: str, value: bytes, *, upload_id: str, instead_of: str, keep_s: float) -> bytes | None:
+        """Keep a key's value, unless it leads elsewhere."""
+        stands = await self.keyed(key)
+        if _leads_to(stands) not in (None, upload_id, instead_of):
+            return stands
+        self._keys[key] = (value, self._now() + keep_s)
+        return None
+
     async def invite(self, lease_id: str, invitations: Mapping[str, bytes]) -> None:
         """Keep invitations."""
         self._inboxes[lease_id] = (self._inbox(lease_id) | dict(invitations), self._now() + INVITATION_S)
@@ -245,6 +269,14 @@ def _fixed(upload_id: str, value: bytes | None) -> Entry | None:
     try:
         fields = json.loads(value or b"null")
         return Entry(upload_id, str(fields["name"]), str(fields["start_id"]), int(fields["epoch"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _leads_to(value: bytes | None) -> str | None:
+    """Return the upload that a key's value names; None: none, or nothing readable."""
+    try:
+        return str(json.loads(value or b"null")["upload_id"])
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -1,4 +1,4 @@
-"""The registry's store in Redis: a single one, or a primary that Sentinels watch over.
+"""The registry's store in Redis: a single one, a primary that Sentinels watch over, or a Cluster.
 
 Every call is bounded in time as a whole, whatever the client library does
 within it. No exception of the library leaves this module.
@@ -10,7 +10,8 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from redis import exceptions
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
@@ -35,6 +36,8 @@ GRACE_S: Final = 0.1
 CONNECT_S: Final = 0.7
 SENTINEL_S: Final = 0.25
 """Three Sentinels, two of them hung, can be asked within one call."""
+CLUSTER_S: Final = 0.35
+"""A server of a Cluster that is gone, and the one that is asked instead, fit into one call."""
 PING_S: Final = 2.0
 """A subscription is silent when nothing happens and when its server is gone; so it is asked."""
 RETRY_FIRST_S: Final = 0.2
@@ -53,12 +56,12 @@ class RedisStore:
         self._target = target
         self._clock = clock
         self._sentinel: Sentinel | None = None
-        self._redis = self._client()
+        self._redis: Redis | RedisCluster = self._client()
         ring = f"{target.prefix}:{{ring}}"
         self._state, self._leases, self._until = f"{ring}:state", f"{ring}:leases", f"{ring}:until"
         self._channel = f"{ring}:changes"
 
-    def _client(self) -> Redis:
+    def _client(self) -> Redis | RedisCluster:
         target = self._target
         # RESP2: nothing that RESP3 adds is used, and older servers know it.
         shared: dict[str, Any] = {"socket_connect_timeout": CONNECT_S, "protocol": 2, "driver_info": None}
@@ -70,6 +73,8 @@ class RedisStore:
             "socket_timeout": COMMAND_S,
             "retry": Retry(NoBackoff(), 1, (exceptions.ConnectionError,)),
         }
+        if target.cluster:
+            return self._of_cluster(options)
         if target.primary is None:
             [(host, port)] = target.hosts
             return Redis(host=host, port=port, **options)
@@ -79,6 +84,16 @@ class RedisStore:
         self._sentinel = Sentinel(target.hosts, sentinel_kwargs=sentinels)  # type: ignore[no-untyped-call] # the library's
         client: Redis = self._sentinel.master_for(target.primary, **options)
         return client
+
+    def _of_cluster(self, options: dict[str, Any]) -> RedisCluster:
+        """Return a client that asks whichever server has a key, and looks again where that has changed."""
+        options |= {
+            "socket_timeout": CLUSTER_S,
+            "socket_connect_timeout": CLUSTER_S,
+            # Each time it fails it asks where the key is now.
+            "retry": Retry(NoBackoff(), 1, (exceptions.ConnectionError, exceptions.TimeoutError)),
+        }
+        return RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in self._target.hosts], **options)
 
     # -- leases
 
@@ -134,6 +149,21 @@ class RedisStore:
             scripts.RELEASE, [(each.upload_id, (each.name, each.start_id, each.epoch)) for each in entries]
         )
 
+    # -- keys of web apps
+
+    async def keyed(self, key: str) -> bytes | None:
+        """Return a key's value."""
+        found = await self._bounded(lambda: self._redis.get(self._key(key)))
+        assert not isinstance(found, str), "nothing is decoded"
+        return found
+
+    async def bind_key(self, key: str, value: bytes, *, upload_id: str, instead_of: str, keep_s: float) -> bytes | None:
+        """Keep a key's value, unless it leads elsewhere."""
+        stands: bytes | None = await self._eval(
+            scripts.BIND_KEY, (self._key(key),), value, upload_id, instead_of, _ms(keep_s)
+        )
+        return stands
+
     # -- invitations
 
     async def invite(self, lease_id: str, invitations: Mapping[str, bytes]) -> None:
@@ -163,6 +193,9 @@ class RedisStore:
             )
 
     async def _listen_once(self, hint: Callable[[str], None]) -> None:
+        if isinstance(self._redis, RedisCluster):
+            # The library's subscriptions take it for granted that somebody has asked a Cluster who has what.
+            _ = await self._bounded(self._redis.initialize)
         subscription = self._redis.pubsub()
         try:
             await self._bounded(lambda: subscription.subscribe(self._channel))
@@ -197,6 +230,9 @@ class RedisStore:
     def _entry(self, upload_id: str) -> str:
         # The braces make entries of different uploads fall to different servers of a Cluster.
         return f"{self._target.prefix}:{{{upload_id}}}:owner"
+
+    def _key(self, key: str) -> str:
+        return f"{self._target.prefix}:{{{key}}}:key"
 
     def _inbox(self, lease_id: str) -> str:
         return f"{self._target.prefix}:{{ring}}:invited:{lease_id}"
@@ -262,7 +298,7 @@ class RedisStore:
         return f"The registry's Redis ({self._target}) {what}."
 
     def _unavailable(self, error: Exception) -> RegistryUnavailableError:
-        trouble = _trouble(error)
+        trouble = _trouble(error := _told(error))
         text = str(error).strip().rstrip(".")
         failed = RegistryUnavailableError(trouble, self._said(f"{_SENTENCES[trouble]}: {text}"))
         failed.__cause__ = error
@@ -274,17 +310,22 @@ _SENTENCES: Final = {
     Trouble.TIMED_OUT: "does not answer in time",
     Trouble.LOGIN_REFUSED: "refuses the user or the password",
     Trouble.TLS_FAILED: "cannot be reached over TLS",
-    Trouble.NO_PRIMARY: "has no primary that the Sentinels agree on",
+    Trouble.NO_PRIMARY: "has no primary just now",
     Trouble.READ_ONLY: "takes no writes",
     Trouble.LOADING: "is still loading its data",
     Trouble.FULL: "has no memory left (maxmemory)",
     Trouble.NOT_PERMITTED: "does not permit a command to this user",
+    Trouble.OTHER_KIND: "is a Cluster, and registry.url names none (redis+cluster://), or the other way round",
     Trouble.ERROR: "answers with an error",
 }
 
 # The first that fits: the library's errors are each other's children.
 _BY_KIND: Final[tuple[tuple[type[Exception], Trouble], ...]] = (
     (MasterNotFoundError, Trouble.NO_PRIMARY),
+    (exceptions.ClusterDownError, Trouble.NO_PRIMARY),
+    (exceptions.SlotNotCoveredError, Trouble.NO_PRIMARY),
+    # A single server's client is told that a key lies with another.
+    (exceptions.AskError, Trouble.OTHER_KIND),
     (exceptions.AuthenticationError, Trouble.LOGIN_REFUSED),
     (exceptions.AuthenticationWrongNumberOfArgsError, Trouble.LOGIN_REFUSED),
     (exceptions.NoPermissionError, Trouble.NOT_PERMITTED),
@@ -307,7 +348,19 @@ _BY_TEXT: Final = (
     ("READONLY", Trouble.READ_ONLY),
     ("LOADING", Trouble.LOADING),
     ("OOM", Trouble.FULL),
+    ("slots are not covered", Trouble.NO_PRIMARY),
+    ("cluster support disabled", Trouble.OTHER_KIND),
 )
+
+
+def _told(error: Exception) -> Exception:
+    """Return what a server has said, where the client of a Cluster only says that it found none to ask."""
+    while type(error) is exceptions.RedisClusterException:
+        below = error.__cause__ or error.__context__
+        if not isinstance(below, exceptions.RedisError | exceptions.RedisClusterException | OSError):
+            break
+        error = below
+    return error
 
 
 def _trouble(error: Exception) -> Trouble:

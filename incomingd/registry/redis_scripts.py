@@ -2,7 +2,7 @@
 
 Every key that a script touches is named in its call, and lies in one hash slot.
 Time is the server's own (`TIME`), so instances need no common clock. Names,
-start ids and epochs have their fixed places in every value
+start ids, epochs and uploads' ids have their fixed places in every value
 (:mod:`incomingd.registry.values`); what cannot be read counts as missing.
 """
 
@@ -133,6 +133,19 @@ end
 """
 )
 """KEYS: entry. ARGV: name, start id, epoch."""
+
+BIND_KEY: Final = """
+local value, upload_id, instead_of, keep_ms = unpack(ARGV)
+local stands = redis.call('GET', KEYS[1])
+if stands then
+  local readable, entry = pcall(cjson.decode, stands)
+  local leads_to = readable and type(entry) == 'table' and type(entry.upload_id) == 'string' and entry.upload_id
+  if leads_to and leads_to ~= upload_id and leads_to ~= instead_of then return stands end
+end
+redis.call('SET', KEYS[1], value, 'PX', keep_ms)
+return false
+"""
+"""KEYS: key. ARGV: value, upload id, id of the one to replace (or empty), keep (ms). Returns what stands against it."""
 
 INVITE: Final = """
 for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end

@@ -43,6 +43,7 @@ class Trouble(Enum):
     LOADING = "registry_loading"
     FULL = "registry_full"
     NOT_PERMITTED = "registry_not_permitted"
+    OTHER_KIND = "registry_other_kind"
     ERROR = "registry_error"
 
     @property
@@ -130,9 +131,9 @@ class ValueUnreadable:
     """A value in the registry is damaged or of a format that this program does not read; it counts as missing."""
 
     what: str
-    """`lease`, `ownership` or `invitation`."""
+    """`lease`, `ownership`, `invitation` or `key`."""
     of: str
-    """The lease's id, or the upload's: to be shortened before it is shown."""
+    """The lease's id, the upload's or the key: to be shortened before it is shown."""
     reason: str
 
 
@@ -255,6 +256,34 @@ class Registry(Protocol):
             upload_id: whose.
             owner: who gives it up.
             epoch: the last of its tenures; what is published may be an earlier one.
+        """
+
+    # -- keys of web apps
+
+    async def upload_of(self, key: str) -> str | None:
+        """Return the id of the upload that a web app's key has led to at any instance; None: nobody knows of one.
+
+        Args:
+            key: a digest of it, in hex.
+
+        Raises:
+            RegistryUnavailableError: nobody knows.
+        """
+
+    async def bind_key(self, key: str, upload_id: str, *, instead_of: str | None, keep_s: float) -> str:
+        """Have a web app's key lead to an upload from now on, unless it leads to another one.
+
+        Args:
+            key: a digest of it, in hex.
+            upload_id: where to.
+            instead_of: an upload that is over, to which it led before.
+            keep_s: for how long.
+
+        Returns:
+            Where it leads to: *upload_id*, or who was first.
+
+        Raises:
+            RegistryUnavailableError: it may have been done.
         """
 
     # -- invitations

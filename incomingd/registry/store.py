@@ -84,6 +84,16 @@ class Store(Protocol):
     async def release(self, entries: Sequence[Entry]) -> None:
         """Drop each entry, unless it is another run's or of a higher epoch."""
 
+    async def keyed(self, key: str) -> bytes | None:
+        """Return the value of a web app's key; None: there is none."""
+
+    async def bind_key(self, key: str, value: bytes, *, upload_id: str, instead_of: str, keep_s: float) -> bytes | None:
+        """Keep a value for a web app's key, unless one stands that names neither *upload_id* nor *instead_of*.
+
+        Returns:
+            What stands against it; None: it was kept.
+        """
+
     async def invite(self, lease_id: str, invitations: Mapping[str, bytes]) -> None:
         """Keep invitations (upload id -> value) for the instance with that lease."""
 

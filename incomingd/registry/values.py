@@ -1,6 +1,6 @@
 """What the registry's values look like: JSON with a format version in each.
 
-The fields ``format``, ``name``, ``start_id`` and ``epoch`` keep their names and
+The fields ``format``, ``name``, ``start_id``, ``epoch`` and ``upload_id`` keep their names and
 places in every format, for the store's single steps read them without knowing
 it. All others belong to a format (:mod:`incomingd.core.formats`).
 Fields that a program does not know it ignores: nothing is ever written back as read.
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
 from incomingd.core.formats import PRESENT, Known
+from incomingd.core.ids import is_upload_id
 from incomingd.core.ring import Instance
 from incomingd.core.tenure import Identity
 from incomingd.registry.registry import Invitation, Ownership
@@ -134,6 +135,10 @@ class Formats:
         """Return an invitation, without the upload's id, as JSON of format *version*."""
         return self.ownership(invitation.by, invitation.epoch, version)
 
+    def key(self, by: Identity, upload_id: str, version: int) -> bytes:
+        """Return where a web app's key leads to, and who has said so, as JSON of format *version*: the same in both."""
+        return _json(version, by, {"upload_id": upload_id})
+
     # -- from JSON; UnreadableValueError where it is none of a known format
 
     def read_instance(self, value: bytes) -> Instance:
@@ -155,6 +160,17 @@ class Formats:
         """Return an invitation."""
         by, epoch = self.read_ownership(value)
         return Invitation(upload_id, epoch, by)
+
+    def read_key(self, value: bytes) -> str:
+        """Return the id of the upload that a web app's key leads to."""
+
+        def read(_: Format, __: Identity, fields: Fields) -> str:
+            upload_id: str = _a(str, fields["upload_id"])
+            if not is_upload_id(upload_id):
+                raise ValueError("no upload's id")
+            return upload_id
+
+        return self._read(value, read)
 
     def _read(self, value: bytes, read: Callable[[Format, Identity, Fields], T]) -> T:
         try:

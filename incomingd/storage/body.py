@@ -6,8 +6,11 @@ connection, and whatever else brings bytes.
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import Protocol
+import contextlib
+import os
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol, runtime_checkable
 
 
 class CutReason(Enum):
@@ -61,3 +64,55 @@ class Body(Protocol):
 
     def kept(self, offset: int) -> None:
         """Hear that the upload's bytes before *offset* are kept."""
+
+
+class SourceState(Enum):
+    """How a turn at a source has ended."""
+
+    MORE = auto()
+    """There may be more at once."""
+    EMPTY = auto()
+    """Nothing is there just now."""
+    ENDED = auto()
+    """Nothing will come any more: the sender has gone, or has said all."""
+
+
+@dataclass(slots=True)
+class Source:
+    """Where the kernel can take a body's next bytes by itself: for one turn of one thread, which then closes it."""
+
+    fd: int
+    """Of a socket that does not block; this turn's own."""
+    size: int
+    """So many bytes are the body's; those behind them are not."""
+    halted: bool = False
+    """Set meanwhile: the turn is to end as soon as it can."""
+    taken: int = 0
+    """Set by the turn: how many bytes were taken from it, wherever they have gone."""
+    state: SourceState = SourceState.MORE
+    """Set by the turn."""
+
+    def close(self) -> None:
+        """Close its descriptor."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+@runtime_checkable
+class DirectBody(Protocol):
+    """A body whose bytes may be taken without being looked at; beside what :class:`Body` says."""
+
+    async def source(self) -> Source | None:
+        """Wait for bytes; return where they can be taken from, or None: `read` them, for now.
+
+        Whoever gets one tells `passed` when the turn is over, before anything
+        else is asked of the body.
+
+        Raises:
+            BodyCutError: no more bytes will come.
+        """
+
+    def passed(self, source: Source) -> None:
+        """Hear that the turn at *source* is over: what was taken, and how it has ended."""

@@ -4,6 +4,9 @@
 
     claim.<epoch>.json     made once, by whoever begins that tenure; never changed
     record.<epoch>.json    written by that tenure alone, as often as it likes
+    answer.<epoch>.json    made once, where an upload of another volume is given under that
+                           claim: what became of that here for ever. The first record of
+                           the tenure, if it was taken; the claim, if it was declined
     record.json            of an upload that was made before claims were files: the
                            record of the epoch that it tells, until the next tenure writes
 """
@@ -31,6 +34,11 @@ def claim_name(epoch: int) -> str:
 def record_name(epoch: int) -> str:
     """Return what the record of tenure *epoch* is called."""
     return f"record.{epoch}.json"
+
+
+def answer_name(epoch: int) -> str:
+    """Return what the answer to a giving under claim *epoch* is called."""
+    return f"answer.{epoch}.json"
 
 
 @dataclass(frozen=True, slots=True)

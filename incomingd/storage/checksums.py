@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Digest(Protocol):
     """A digest of the bytes seen so far."""
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         """See further bytes."""
 
     def digest(self) -> bytes:
@@ -28,7 +28,7 @@ class _Crc32:
     def __init__(self) -> None:
         self._value = 0
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         self._value = zlib.crc32(data, self._value)
 
     def digest(self) -> bytes:
@@ -41,8 +41,9 @@ class _Crc32c:
     def __init__(self) -> None:
         self._value = 0
 
-    def update(self, data: bytes, /) -> None:
-        self._value = google_crc32c.extend(self._value, data)
+    def update(self, data: bytes | memoryview, /) -> None:
+        # That library takes nothing else.
+        self._value = google_crc32c.extend(self._value, bytes(data))
 
     def digest(self) -> bytes:
         return self._value.to_bytes(4, "big")

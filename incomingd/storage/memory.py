@@ -12,75 +12,39 @@ bytes, which may then hold anything.
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from incomingd.core import codec, ids
-from incomingd.storage.chain import RECORD, Chain, claim_name, is_older_record, record_name
+from incomingd.storage.chain import RECORD, claim_name, is_older_record, record_name
 from incomingd.storage.measuring import counted
-from incomingd.storage.memory_calls import Calls, MemoryFile, MemorySegment
-from incomingd.storage.memory_parts import Directory, File, Trouble
+from incomingd.storage.memory_blocks import PREFIX, MemoryBlocks
+from incomingd.storage.memory_calls import MemoryFile, MemorySegment
+from incomingd.storage.memory_disk import GROUP_CHARS, Platters
+from incomingd.storage.memory_parts import Directory, File
+from incomingd.storage.memory_tenures import MemoryTenures
 from incomingd.storage.volume import (
     ClaimTakenError,
+    Found,
     RecordUnreadableError,
     Standing,
     UploadExistsError,
     VolumeFullError,
     VolumeLockedError,
+    VolumeRetiredError,
     VolumeUnavailableError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from incomingd.core.content import Content
     from incomingd.core.record import Record
     from incomingd.core.tenure import Claim, Identity
+    from incomingd.storage.volume import Retirement
 
-GROUP_CHARS: Final = 2
 
-
-@dataclass
-class MemoryDisk:
-    """What outlives a process."""
-
-    volume_id: str
-    seed: int = 0
-    durable: bool = True
-    """As :attr:`incomingd.storage.directory.DirectoryOptions.durable`."""
-    free_bytes: int | None = None
-    """Goes down as bytes come; None: there is always room. Deleting frees nothing: set it anew."""
-    trouble: Callable[[str], Trouble | None] | None = None
-    """Asked at each call, with its name: ``write``, ``take``, ``sync``, …"""
-    calls: int = 0
-    """Made so far."""
-    boots: int = 1
-    uploads: Directory[Directory[File]] = field(default_factory=Directory)
-    files: Directory[File] = field(default_factory=Directory)
-    keys: Directory[File] = field(default_factory=Directory)
-    network: bool = False
-    """Several kernels are at it: bytes count as noted, and what a killed process had not synced may hold anything."""
-    claims_are_files: bool = False
-    """It has been shared."""
-    holders: list[MemoryVolume] = field(default_factory=list)
-    """The processes that use it now."""
-    runs: dict[str, MemoryVolume] = field(default_factory=dict)
-    """All that have used it, by their start ids."""
-    groups: dict[str, set[str]] = field(default_factory=dict)
-    """Ids of the uploads, by group."""
-    stamps: dict[str, int] = field(default_factory=dict)
-    """How often an upload has come into each group."""
-
-    def __post_init__(self) -> None:
-        assert ids.is_volume_id(self.volume_id), self.volume_id
-        self._chance = random.Random(self.seed)  # noqa: S311 -- breaks things in a way that can be repeated
-
-    @property
-    def boot_id(self) -> str:
-        """Of the kernel that runs."""
-        return f"boot-{self.boots}"
+class MemoryDisk(Platters):
+    """What outlives a process, and what processes begin with."""
 
     def open(self, *, shared: bool = False, start_id: str = "", host: str = "") -> MemoryVolume:
         """Use the disk, as one process.
@@ -92,7 +56,10 @@ class MemoryDisk:
 
         Raises:
             VolumeLockedError: another one does.
+            VolumeRetiredError: it has an heir.
         """
+        if self.retirement is not None and (self.retirement.settled or not shared):
+            raise VolumeRetiredError("the memory disk has retired")
         if any(not (shared and holder.shared) for holder in self.holders):
             raise VolumeLockedError("the memory disk is in use")
         self.claims_are_files = self.claims_are_files or shared
@@ -104,66 +71,20 @@ class MemoryDisk:
             self.runs[start_id] = volume
         return volume
 
-    def kill(self, volume: MemoryVolume | None = None) -> None:
-        """End a process that uses the disk, or all of them: its calls are never answered."""
-        for holder in list(self.holders) if volume is None else [volume]:
-            holder.dead = True
-            if holder in self.holders:
-                self.holders.remove(holder)
-            if self.network:
-                for file in holder.unsynced:
-                    file.after_power_loss(self._chance)
 
-    def lose_power(self) -> None:
-        """End all processes, forget what was not synced, start another kernel."""
-        self.kill()
-        self.boots += 1
-        found = [*self.files.after_power_loss(self._chance), *self.keys.after_power_loss(self._chance)]
-        for folder in self.uploads.after_power_loss(self._chance):
-            found += folder.after_power_loss(self._chance)
-        for file in {id(file): file for file in found}.values():
-            file.after_power_loss(self._chance)
-        self.groups.clear()
-        for upload_id in self.uploads.names:
-            self.enter(upload_id)
-
-    def enter(self, upload_id: str) -> None:
-        """Have the upload found in its group."""
-        self.stamps[upload_id[:GROUP_CHARS]] = self.stamps.get(upload_id[:GROUP_CHARS], 0) + 1
-        self.groups.setdefault(upload_id[:GROUP_CHARS], set()).add(upload_id)
-
-    def leave(self, upload_id: str) -> None:
-        """Have it not found any more."""
-        self.groups.get(upload_id[:GROUP_CHARS], set()).discard(upload_id)
-
-    def take_room(self, size: int) -> int:
-        """Return how many of *size* bytes find room, and use it up."""
-        if self.free_bytes is None:
-            return size
-        fits = min(size, self.free_bytes)
-        self.free_bytes -= fits
-        return fits
-
-
-class MemoryVolume:
+class MemoryVolume(MemoryTenures):
     """See :class:`incomingd.storage.volume.Volume`; claims stand where a directory has them."""
 
     def __init__(self, disk: MemoryDisk, start_id: str, *, host: str = "", shared: bool = False) -> None:
-        self.disk = disk
+        super().__init__(disk)
         self.start_id = start_id
-        self.dead = False
-        """The process is gone; nothing of it changes anything any more."""
         self.over = False
         """It has closed the volume, or somebody has seen that it is gone."""
-        self.trouble: Callable[[str], Trouble | None] | None = None
-        """In place of the disk's: what befalls the calls of this process."""
         self.boot_id = f"{disk.boot_id}{f' of {host}' if host else ''}"
         self.unsynced: list[File] = []
         """That it has written to, and may not have synced."""
-        self.formats = codec.NEWEST
-        """Of records and claims; another one is set before the first use."""
         self._shared = shared
-        self._calls = Calls(self)
+        self.blocks = MemoryBlocks(disk.uploads, self._calls)
 
     def wrote(self, file: File) -> None:
         """Bytes have been written to *file*."""
@@ -176,15 +97,6 @@ class MemoryVolume:
                     other.unsynced = [each for each in other.unsynced if each is not file]
 
     @property
-    def _durable(self) -> bool:
-        return self.disk.durable or self.disk.network
-
-    @property
-    def id(self) -> str:
-        """The volume's own id."""
-        return self.disk.volume_id
-
-    @property
     def shared(self) -> bool:
         """Whether other processes may claim uploads here meanwhile."""
         return self._shared
@@ -194,19 +106,17 @@ class MemoryVolume:
         """Whether bytes count only as noted."""
         return self.disk.network
 
+    @property
+    def heir_of(self) -> frozenset[str]:
+        """Ids of the retired volumes whose records are kept here."""
+        return self.disk.heir_of
+
+    @property
+    def retirement(self) -> Retirement | None:
+        """How far this volume's own retirement has come."""
+        return self.disk.retirement
+
     # -- records and claims
-
-    def _folder(self, upload_id: str) -> Directory[File]:
-        folder = self.disk.uploads.names.get(upload_id)
-        if folder is None:
-            raise VolumeUnavailableError(f"no upload {upload_id}")
-        return folder
-
-    def _segment(self, upload_id: str, name: str) -> File:
-        file = self._folder(upload_id).names.get(name)
-        if file is None:
-            raise VolumeUnavailableError(f"no segment {name}")
-        return file
 
     async def create(self, record: Record) -> None:
         """Store the record of a new upload, parked at offset 0."""
@@ -234,33 +144,9 @@ class MemoryVolume:
 
         return await self._calls.make("read", read)
 
-    def _read(self, upload_id: str) -> Record | None:
-        folder = self.disk.uploads.names.get(upload_id)
-        name = Chain.of(folder.names).last_record if folder is not None else None
-        if folder is None or name is None:
-            return None
-        try:
-            return self.formats.decode(bytes(folder.names[name].data))
-        except codec.RecordFormatError as error:
-            raise RecordUnreadableError(str(error)) from error
-
     async def standing(self, upload_id: str) -> Standing | None:
         """Return the last record and the last claim."""
         return await self._calls.make("standing", lambda: self._standing(upload_id))
-
-    def _standing(self, upload_id: str) -> Standing | None:
-        record = self._read(upload_id)
-        if record is None:
-            return None
-        folder = self._folder(upload_id)
-        last = Chain.of(folder.names).unrecorded
-        return Standing(record, self._read_claim(folder, last) if last is not None else None)
-
-    def _read_claim(self, folder: Directory[File], epoch: int) -> Claim:
-        try:
-            return self.formats.decode_claim(bytes(folder.names[claim_name(epoch)].data))
-        except codec.RecordFormatError as error:
-            raise RecordUnreadableError(str(error)) from error
 
     async def claim(self, upload_id: str, claim: Claim) -> None:
         """Begin a tenure: with a file, or, held alone, with the record that follows."""
@@ -280,27 +166,25 @@ class MemoryVolume:
 
         await self._calls.make("claim", claim_it)
 
-    async def take(self, claim: Claim, record: Record) -> None:
-        """Begin a tenure here that another volume's holder has given."""
+    async def inherit(self, volumes: Collection[str]) -> None:
+        """Be the heir of *volumes* for ever."""
 
-        def take() -> None:
-            assert self.disk.claims_are_files, "a fleet keeps its claims in files"
-            folder = self.disk.uploads.names.get(record.upload_id)
-            if folder is None:
-                folder = Directory()
-                self.disk.uploads.put(record.upload_id, folder)
-                self.disk.enter(record.upload_id)
-            chain = Chain.of(folder.names)
-            if chain.record is not None and chain.record >= claim.epoch:
-                found = self.formats.decode(bytes(folder.names[record_name(chain.record)].data))
-                if found.create_id != claim.create_id:
-                    raise ClaimTakenError(record.upload_id)
-            else:
-                self._replace(folder, record_name(record.epoch), self.formats.encode(record), sync=True)
-            self._replace(folder, claim_name(claim.epoch), self.formats.encode_claim(claim), sync=True)
-            self.disk.uploads.sync()
+        def inherit() -> None:
+            self.disk.heir_of |= frozenset(volumes)
 
-        await self._calls.make("take", take)
+        await self._calls.make("inherit", inherit)
+
+    async def look_for_heirdoms(self) -> frozenset[str]:
+        """Look whose heir the volume is."""
+        return await self._calls.make("look_for_heirdoms", lambda: self.disk.heir_of)
+
+    async def retire(self, retirement: Retirement) -> None:
+        """Note how far this volume's own retirement has come."""
+
+        def retire() -> None:
+            self.disk.retirement = retirement
+
+        await self._calls.make("retire", retire)
 
     async def look(self, upload_id: str, epoch: int) -> bool:
         """Return whether no claim has followed; nobody else can make one while the disk is held alone."""
@@ -347,16 +231,6 @@ class MemoryVolume:
                     folder.drop(older)
 
         await self._calls.make("write", write)
-
-    def _replace(self, folder: Directory[File], name: str, data: bytes, *, sync: bool) -> None:
-        if self.disk.free_bytes == 0:
-            raise VolumeFullError("no room for a record")
-        file = File(data)
-        # Whole or not at all: the bytes are down before the name points to them.
-        file.synced = len(data)
-        folder.put(name, file)
-        if sync:
-            folder.sync()
 
     # -- bytes
 
@@ -420,6 +294,8 @@ class MemoryVolume:
         def sync() -> None:
             for part in content.map:
                 if part.volume_id != self.id:
+                    continue
+                if part.stop in (None, part.start) and part.segment not in self._folder(record.upload_id).names:
                     continue
                 file = self._segment(record.upload_id, part.segment)
                 file.synced = len(file.data)
@@ -514,12 +390,15 @@ class MemoryVolume:
 
     async def segments_of(self, upload_id: str) -> dict[str, int]:
         """Return name and size of all of an upload's segments."""
+        return await self._calls.make("segments_of", lambda: self._sizes(upload_id))
 
-        def count() -> dict[str, int]:
-            folder = self.disk.uploads.names.get(upload_id) or Directory()
-            return {name: len(file.data) for name, file in folder.names.items() if not name.endswith(".json")}
-
-        return await self._calls.make("segments_of", count)
+    def _sizes(self, upload_id: str) -> dict[str, int]:
+        folder = self.disk.uploads.names.get(upload_id) or Directory()
+        return {
+            name: len(file.data)
+            for name, file in folder.names.items()
+            if not (name.endswith(".json") or name.startswith(PREFIX))
+        }
 
     async def drop_file(self, upload_id: str) -> None:
         """Delete the joined file."""
@@ -553,6 +432,28 @@ class MemoryVolume:
     async def ids_in(self, group: str) -> list[str]:
         """Return the ids of the uploads of one group, sorted."""
         return await self._calls.make("ids_in", lambda: sorted(self.disk.groups.get(group, ())))
+
+    async def survey(self, group: str) -> list[Found]:
+        """Return all uploads of one group, as they stand."""
+
+        def look_through() -> list[Found]:
+            found: list[Found] = []
+            for upload_id in sorted(self.disk.groups.get(group, ())):
+                try:
+                    standing = self._standing(upload_id)
+                except RecordUnreadableError:
+                    found.append(Found(upload_id, None, has_bytes=True))
+                    continue
+                if standing is None:
+                    has_bytes = False
+                elif standing.given_from(self.id) is not None:
+                    has_bytes = bool(self._sizes(upload_id))
+                else:
+                    has_bytes = standing.record.status.final and self.disk.leaves(upload_id)
+                found.append(Found(upload_id, standing, has_bytes=has_bytes))
+            return found
+
+        return await self._calls.make("survey", look_through)
 
     def group_of(self, upload_id: str) -> str:
         """Return the group that *upload_id* belongs to."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from incomingd.storage.body import Body
     from incomingd.storage.memory_parts import File, Trouble
+    from incomingd.storage.volume import See
 
 T = TypeVar("T")
 
@@ -98,7 +99,7 @@ class MemorySegment:
         *,
         room: int | None,
         on_kept: Callable[[int], None],
-        see: Callable[[bytes], None] | None = None,
+        see: See | None = None,
     ) -> Taken:
         """Keep the bytes of *body*, piece by piece."""
         left = room
@@ -115,7 +116,7 @@ class MemorySegment:
                 if len(fits) < len(data):
                     return Taken(overflow=True)
 
-    async def _keep(self, data: bytes, see: Callable[[bytes], None] | None) -> None:
+    async def _keep(self, data: bytes, see: See | None) -> None:
         assert self._open, "the segment is closed"
         trouble = await self._calls.begin("take")
         failing = trouble is not None and trouble.error is not None
@@ -148,7 +149,7 @@ class MemorySegment:
         self._size = size
         await self._calls.make("cut_back", lambda: self._file.cut(size))
 
-    async def read_back(self, start: int, see: Callable[[bytes], None]) -> None:
+    async def read_back(self, start: int, see: See) -> None:
         """Hand the kept bytes from *start* on to *see*."""
         see(await self._calls.make("read_back", lambda: bytes(self._file.data[start : self._size])))
 

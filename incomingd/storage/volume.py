@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
+    from typing import TypeAlias
 
     from incomingd.core.content import Content
     from incomingd.core.record import Record
     from incomingd.core.tenure import Claim, Identity
     from incomingd.storage.body import Body
+
+    See: TypeAlias = Callable[[bytes | memoryview], None]
+    """Is shown bytes, in order, in another thread; a view of them is good for that call only."""
 
 
 class VolumeError(Exception):
@@ -36,12 +40,20 @@ class VolumeLockedError(VolumeError):
     """Another process holds the volume; the text says which."""
 
 
+class VolumeRetiredError(VolumeError):
+    """The volume has an heir: nothing may begin here any more. The text says what to do."""
+
+
 class RecordUnreadableError(VolumeError):
     """The upload's record is damaged or of an unknown format."""
 
 
 class ClaimTakenError(VolumeError):
     """The claim exists already: another tenure has begun."""
+
+
+class DeclinedError(ClaimTakenError):
+    """What was given under that claim was declined here, for ever: the giver may have it back."""
 
 
 class UploadExistsError(VolumeError):
@@ -54,6 +66,18 @@ class Taken:
 
     overflow: bool
     """The body had more bytes than there was room for; they were not written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retirement:
+    """That a volume goes for good, and who keeps its records then."""
+
+    heir: str
+    """Name of the instance."""
+    volume_id: str
+    """Of the volume that it has them on."""
+    settled: bool = False
+    """The heir has said that it has them; else it may have been told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +109,17 @@ class Standing:
         return max(self.record.epoch, self.claim.epoch if self.claim is not None else 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An upload as a look through its group finds it."""
+
+    upload_id: str
+    standing: Standing | None
+    """None: there is no record, or it cannot be read now."""
+    has_bytes: bool
+    """Whether bytes of it lie here; only looked for where none should: it was given to another volume, or has ended."""
+
+
 class Segment(Protocol):
     """A run of bytes, open for one append."""
 
@@ -98,7 +133,7 @@ class Segment(Protocol):
         *,
         room: int | None,
         on_kept: Callable[[int], None],
-        see: Callable[[bytes], None] | None = None,
+        see: See | None = None,
     ) -> Taken:
         """Keep the bytes of *body* behind those kept so far, until it ends.
 
@@ -120,11 +155,31 @@ class Segment(Protocol):
     async def cut_back(self, size: int) -> None:
         """Forget the bytes behind the first *size*, even where that fails."""
 
-    async def read_back(self, start: int, see: Callable[[bytes], None]) -> None:
+    async def read_back(self, start: int, see: See) -> None:
         """Hand the kept bytes from *start* on to *see*, in another thread."""
 
     async def close(self) -> None:
         """Let go of it. Never raises."""
+
+
+class Blocks(Protocol):
+    """Digests of uploads' blocks, beside their records, and the reading anew that it takes to compute them.
+
+    What stands there is a help that may be lost, or be cut off by a crash: never synced, and gone with the upload's
+    bytes (:mod:`incomingd.core.blocks` says what of it counts). All of it happens in the background of other work.
+    """
+
+    async def read(self, upload_id: str, epoch: int) -> bytes:
+        """Return what tenure *epoch* has written here; nothing, if it has not."""
+
+    async def write(self, upload_id: str, epoch: int, at: int, data: bytes) -> None:
+        """Have *data* stand at the offset *at* of what tenure *epoch* writes, and nothing behind it.
+
+        At 0 what former tenures have written goes.
+        """
+
+    async def look_through(self, upload_id: str, segment: str, start: int, size: int, see: See) -> int:
+        """Show bytes ``[start, start + size)`` of a segment to *see*; return how many of them there were."""
 
 
 class Volume(Protocol):
@@ -145,6 +200,18 @@ class Volume(Protocol):
     @property
     def network(self) -> bool:
         """Whether bytes reach it late and in any order: they count as noted, never by length; all is synced always."""
+
+    @property
+    def heir_of(self) -> frozenset[str]:
+        """Ids of the retired volumes whose records are kept here, as far as it was looked at last."""
+
+    @property
+    def retirement(self) -> Retirement | None:
+        """How far this volume's own retirement has come; None: it serves."""
+
+    @property
+    def blocks(self) -> Blocks:
+        """What is kept here of the digests of blocks."""
 
     # -- records and claims
 
@@ -183,9 +250,39 @@ class Volume(Protocol):
         """Begin a tenure here that another volume's holder has given: keep its claim, and write its first record.
 
         What lies here of the upload from an earlier tenure stays. Survives a power loss once it returns. Repeatable.
+        Of all that :meth:`take` and :meth:`decline` what one claim gives, only those of one kind ever succeed.
 
         Raises:
+            DeclinedError: it was declined.
             ClaimTakenError: the chain has gone on here already.
+        """
+
+    async def decline(self, claim: Claim, upload_id: str) -> None:
+        """Have what another volume's holder has given under *claim* never be taken here, by nobody.
+
+        Survives a power loss once it returns. Repeatable.
+
+        Raises:
+            ClaimTakenError: it has been taken; should that have stopped half-way, it is brought to its end.
+        """
+
+    async def keep_given(self, claim: Claim, record: Record) -> None:
+        """Keep what a volume that retires knew of an upload that it had given away: its last record, and the claim.
+
+        From then on this volume has given it away. Where it knows of a tenure as late as that already, nothing changes.
+        Survives a power loss once it returns. Repeatable.
+        """
+
+    async def inherit(self, volumes: Collection[str]) -> None:
+        """Be the heir of *volumes* for ever; survives a power loss once it returns. Repeatable."""
+
+    async def look_for_heirdoms(self) -> frozenset[str]:
+        """Look whose heir the volume is, since another instance that shares it may have inherited; return it."""
+
+    async def retire(self, retirement: Retirement) -> None:
+        """Note how far this volume's own retirement has come; survives a power loss once it returns.
+
+        Once it is settled nobody opens the volume any more.
         """
 
     async def look(self, upload_id: str, epoch: int) -> bool:
@@ -238,7 +335,10 @@ class Volume(Protocol):
         """Return bytes ``[start, start + size)`` of a segment; fewer where it ends before."""
 
     async def sync_segments(self, record: Record, content: Content) -> None:
-        """Return when all bytes of *content* would survive a power loss."""
+        """Return when all bytes of *content* would survive a power loss.
+
+        A segment into which nobody has written yet need not be there.
+        """
 
     async def join(self, record: Record) -> None:
         """Make the complete file of its segments, under its final name.
@@ -288,6 +388,9 @@ class Volume(Protocol):
 
     async def groups(self) -> list[str]:
         """Return the names of the groups into which uploads are divided."""
+
+    async def survey(self, group: str) -> list[Found]:
+        """Return all uploads of one group, as they stand one after the other; cheap for each of them."""
 
     async def ids_in(self, group: str) -> list[str]:
         """Return the ids of the uploads of one group, sorted."""

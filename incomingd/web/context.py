@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import re
-import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from incomingd.log import bound_contextvars
+from incomingd.log import bind_contextvars, unbind_contextvars
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tornado import httputil
 
     from incomingd.web.proxies import TrustedPeers
@@ -33,14 +30,27 @@ class RequestContext:
     scheme: str
     host: str
 
-    @contextlib.contextmanager
-    def bound(self) -> Iterator[None]:
+    def bound(self) -> BoundNames:
         """Have every log event inside carry the request's names."""
-        names: dict[str, Any] = {"request_id": self.request_id}
+        names = {"request_id": self.request_id}
         if self.trace_id is not None:
             names["trace_id"] = self.trace_id
-        with bound_contextvars(**names):
-            yield
+        return BoundNames(names)
+
+
+class BoundNames:
+    """Names that every log event carries while the block runs; requests do not run within each other."""
+
+    __slots__ = ("_names",)
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self._names = names
+
+    def __enter__(self) -> None:
+        bind_contextvars(**self._names)
+
+    def __exit__(self, *_: object) -> None:
+        unbind_contextvars(*self._names)
 
 
 def request_context(headers: httputil.HTTPHeaders, connection: Any, trusted: TrustedPeers) -> RequestContext:
@@ -58,7 +68,7 @@ def request_context(headers: httputil.HTTPHeaders, connection: Any, trusted: Tru
     scheme = getattr(connection, "protocol", "http")
     address, scheme, host = trusted.resolve(peer=peer, scheme=scheme, host=headers.get("Host", ""), headers=headers)
     return RequestContext(
-        request_id=said_id if _REQUEST_ID.fullmatch(said_id) else secrets.token_hex(8),
+        request_id=said_id if _REQUEST_ID.fullmatch(said_id) else os.urandom(8).hex(),
         trace_id=match[1] if match else None,
         traceparent=traceparent.strip() if match and traceparent else None,
         address=address,

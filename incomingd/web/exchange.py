@@ -20,6 +20,7 @@ from tornado.iostream import StreamClosedError
 
 from incomingd.web.body import BodyLimits, HttpBody
 from incomingd.web.context import RequestContext, request_context
+from incomingd.web.rates import Rates
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -73,6 +74,7 @@ class ExchangeOptions:
     trusted: TrustedPeers
     body_limits: BodyLimits
     close_after_answer: Callable[[], bool]
+    rates: Rates = field(default_factory=Rates)
 
 
 class Exchange(httputil.HTTPMessageDelegate):
@@ -89,6 +91,7 @@ class Exchange(httputil.HTTPMessageDelegate):
         self._answer = answer
         self._options = options
         self._request: Request | None = None
+        self._version = ""
         self._reply: Reply | None = None
         self._ended = False
 
@@ -102,6 +105,7 @@ class Exchange(httputil.HTTPMessageDelegate):
         """Note the request; a body is read by whoever answers."""
         assert isinstance(start_line, httputil.RequestStartLine)
         path, _, query = start_line.path.partition("?")
+        self._version = start_line.version
         self._request = Request(
             method=start_line.method,
             path=path,
@@ -155,6 +159,9 @@ class Exchange(httputil.HTTPMessageDelegate):
 
     async def _receive(self, length: int | None, *, expects_continue: bool) -> None:
         assert self._request is not None
+        # They are called once. What they hold, the connection among it, goes with the last who uses it then.
+        seam: Any = self._connection
+        del seam._read_fixed_body, seam._read_chunked_body  # noqa: SLF001 -- the seam, see the module
         if self._connection.stream.closed():
             # By the answer before: what was sent behind it is not to be done.
             raise StreamClosedError
@@ -206,29 +213,32 @@ class Exchange(httputil.HTTPMessageDelegate):
         if reply.silent or self._ended or self._connection.stream.closed():
             self._connection.close()
             return False
-        headers = httputil.HTTPHeaders()
-        headers["Server"] = "incomingd"
-        headers["X-Request-ID"] = self._request.context.request_id
-        for name, value in reply.headers.items():
-            headers[name] = value
-        if reply.status not in (204, 304) and self._request.method != "HEAD":
+        with_body = self._request.method != "HEAD"
+        headers = {"Server": "incomingd", "X-Request-ID": self._request.context.request_id, **reply.headers}
+        if with_body and reply.status not in (204, 304):
             headers["Content-Length"] = str(len(reply.body))
-        if close or self._options.close_after_answer():
+        seam: Any = self._connection
+        if close or seam._disconnect_on_finish or self._options.close_after_answer():  # noqa: SLF001 -- the seam
             headers["Connection"] = "close"
-            # Else Tornado would tell an HTTP/1.0 client that it is kept.
-            self._request.headers.pop("Connection", None)
-            seam: Any = self._connection
             seam._disconnect_on_finish = True  # noqa: SLF001 -- the seam, see the module
-        reason = reply.reason or responses.get(reply.status, "Unknown")
-        body = b"" if self._request.method == "HEAD" else reply.body
-        written = self._connection.write_headers(
-            httputil.ResponseStartLine("HTTP/1.1", reply.status, reason), headers, body or None
-        )
-        written.add_done_callback(_seen)
+        elif self._version == "HTTP/1.0":
+            # It has asked for that, else it would not be kept.
+            headers["Connection"] = "Keep-Alive"
+        head = _head(reply.status, reply.reason, headers)
+        _ = self._connection.write(head + reply.body if with_body else head)
         return True
 
 
-def _seen(written: Any) -> None:
-    """A client that goes away while it is answered is nothing to report."""
-    if not written.cancelled():
-        written.exception()
+def _head(status: int, reason: str, headers: dict[str, str]) -> bytes:
+    """Return the head of an answer (RFC 9112, sections 4 and 5).
+
+    Tornado would put the fields into a mapping of its own, and take them out again.
+    """
+    lines = [f"HTTP/1.1 {status} {reason or responses.get(status, 'Unknown')}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    text = "\r\n".join(lines)
+    breaks = len(lines) - 1
+    # A line end in a value would begin another field, or another answer.
+    assert text.count("\n") == breaks, headers
+    assert text.count("\r") == breaks, headers
+    return f"{text}\r\n\r\n".encode("latin-1")

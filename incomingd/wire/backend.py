@@ -205,13 +205,6 @@ def _length(value: int, info: ValidationInfo) -> int:
     return value
 
 
-def _digest(value: str | None) -> None:
-    if value not in (None, "none"):
-        if value == "sha-256":
-            raise ValueError("null: digests of whole files are not offered by this version")
-        raise ValueError("null")
-
-
 def _callback_type(value: str) -> str:
     if value != "started":
         raise ValueError("`started`; no other callback can be asked for")
@@ -272,8 +265,8 @@ class TicketDocument(Document):
     after_handover: Literal["delete", "keep"] = Field(
         "delete", description="`delete` or `keep`: what becomes of the file once the web app has said that it is done"
     )
-    digest: Annotated[str | None, AfterValidator(_digest), WithJsonSchema({"enum": [None, "none"]})] = Field(
-        None, description="null: digests of whole files are not offered by this version"
+    digest: Literal["sha-256", "none"] | None = Field(
+        None, description="`sha-256`, `none` or null: whether the hand-over tells the SHA-256 of the file"
     )
     client_cancel: bool = Field(default=True, description="true or false: whether the client may cancel the upload")
     events: Annotated[
@@ -317,6 +310,7 @@ class TicketDocument(Document):
             filename=self.filename,
             content_types=_unique(self.content_types),
             after_handover=self.after_handover,
+            digest=self.digest if self.digest != "none" else None,
             client_cancel=self.client_cancel,
             events=_unique(self.events),
             callback_format=self.callback_format,
@@ -358,6 +352,14 @@ class FinishDocument(Document):
 
 class NothingDocument(Document):
     """A call that needs to be told nothing."""
+
+
+class DrainDocument(Document):
+    """How an instance is emptied."""
+
+    retire: bool = Field(default=False, description="for good: another instance inherits what is left")
+    heir: str | None = Field(None, min_length=1, description="name of that instance; none: whoever the ring says")
+    dry_run: bool = Field(default=False, description="only say who would inherit")
 
 
 D = TypeVar("D", bound=Document)

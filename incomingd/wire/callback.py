@@ -110,7 +110,10 @@ def _json(
     offset = record.content.length if record.status.whole else record.content.noted_offset
     data: dict[str, Any] = upload_document(record, offset=offset or 0, base_url=base_url)
     if delivery.type == COMPLETE:
-        data |= {"path": path, "download_url": download_url, "digest": None}
+        data |= {"path": path, "download_url": download_url}
+        if record.digest is None:
+            # Asked for, but completed by a program that knows of no digests.
+            data["digest"] = None
     document = {"type": delivery.type, "timestamp": timestamp(now), "data": data}
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from dataclasses import dataclass
@@ -59,6 +60,15 @@ def piece_of(header: str | None, size: int) -> Piece | None:
 def entity_tag(upload_id: str) -> str:
     """Return the ETag of an upload's file, which never changes; the id is not told by it."""
     return f'"{hashlib.sha256(upload_id.encode("ascii")).hexdigest()[:32]}"'
+
+
+def repr_digest(sha256: str) -> str:
+    """Return the header that tells the digest of the whole file, also with a piece of it (RFC 9530, section 3).
+
+    Args:
+        sha256: in hex.
+    """
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode('ascii')}:"
 
 
 def content_disposition(filename: str | None) -> str:

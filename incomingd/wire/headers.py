@@ -22,12 +22,13 @@ def single(get_all: GetAll, name: str) -> str | None:
     Raises:
         Refusal: `header_repeated`: it was sent with different values.
     """
-    values = {value.strip(BLANKS) for value in get_all(name)}
+    values = get_all(name)
     if not values:
         return None
-    if len(values) > 1:
+    value = values[0].strip(BLANKS)
+    if len(values) > 1 and any(other.strip(BLANKS) != value for other in values):
         raise Refusal(Code.HEADER_REPEATED, f"{name} was sent with different values.")
-    return values.pop()
+    return value
 
 
 def number(get_all: GetAll, name: str) -> int | None:

@@ -23,9 +23,11 @@ from incomingd.core.peering import (
     Act,
     Acted,
     ActName,
+    Bequest,
     BytesWanted,
     Elsewhere,
     Given,
+    Inherited,
     NotNow,
     Question,
     Recall,
@@ -47,6 +49,8 @@ ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
 EPOCH_MAX: Final = 2**62
 NAME_CHARS_MAX: Final = 256
 SEGMENTS_MAX: Final = 10_000
+GIVENS_MAX: Final = 1000
+VOLUMES_MAX: Final = 1000
 
 _HEAD: Final = frozenset({"format", "answer"})
 _SEGMENT: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,127}")
@@ -85,8 +89,10 @@ class Refused:
     """Whether the message as such was right, so that the refusal is the engine's."""
 
 
-Message: TypeAlias = Recall | Act | Question | Voided | Recorded | Release | BytesWanted | ListingWanted | StatusWanted
-Answer: TypeAlias = Recalled | Acted | Given | Elsewhere | Unknown | NotNow | Done | Page | Refused
+Message: TypeAlias = (
+    Recall | Act | Question | Voided | Recorded | Release | Bequest | BytesWanted | ListingWanted | StatusWanted
+)
+Answer: TypeAlias = Recalled | Acted | Given | Elsewhere | Unknown | NotNow | Inherited | Done | Page | Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +115,7 @@ class Formats:
 
     def call(self, message: Message, version: int) -> bytes:
         """Return *message* in format *version*."""
-        return _write(name_of(message), _message_document(message), version)
+        return _write(name_of(message), _message_document(message, version), version)
 
     def read_call(self, name: str, body: bytes) -> tuple[Message, int]:
         """Return the message called *name* that *body* holds, and its format.
@@ -188,8 +194,17 @@ def _without_null(name: str, *paths: str) -> tuple[str, Callable[[Document], Doc
     return name, lambda document: _between_empty_and_null(document, *paths)
 
 
+def _between_in_bequest(document: Document) -> Document:
+    _between_empty_and_null(document, "heir_volume_id")
+    for given in document["givens"] if isinstance(document.get("givens"), list) else ():
+        if isinstance(given, dict):
+            _between_empty_and_null(given, "claim.owner.address", "claim.question")
+    return document
+
+
 _FORMAT_1: Final = dict(
     (
+        ("inherit", _between_in_bequest),
         _without_null("recall", "by.address"),
         _without_null("ask", "by.address", "question"),
         _without_null("given", "claim.owner.address", "claim.question"),
@@ -222,7 +237,11 @@ def _record_document(record: Any, version: int) -> Document:
     return document
 
 
-def _message_document(message: Message) -> Document:
+def _given_document(given: Given, version: int) -> Document:
+    return {"claim": _claim_document(given.claim), "record": _record_document(given.record, version)}
+
+
+def _message_document(message: Message, version: int) -> Document:
     match message:
         case Recall(upload_id, epoch, by):
             return {"upload_id": upload_id, "epoch": epoch, "by": _identity_document(by)}
@@ -241,6 +260,13 @@ def _message_document(message: Message) -> Document:
             return {"upload_id": upload_id, "epoch": epoch}
         case Release(upload_id, segments):
             return {"upload_id": upload_id, "segments": list(segments)}
+        case Bequest(volume_id, heir_volume_id, givens, volumes):
+            return {
+                "volume_id": volume_id,
+                "heir_volume_id": heir_volume_id or None,
+                "givens": [_given_document(given, version) for given in givens],
+                "volumes": list(volumes),
+            }
         case BytesWanted(upload_id, segment, start, stop):
             return {"upload_id": upload_id, "segment": segment, "start": start, "stop": stop}
         case ListingWanted(query):
@@ -258,8 +284,8 @@ def _answer_document(answer: Answer, version: int) -> tuple[str, Document]:
             return answer.value, {}
         case Acted(record, offset):
             return "acted", {"record": _record_document(record, version), "offset": offset}
-        case Given(claim, record):
-            return "given", {"claim": _claim_document(claim), "record": _record_document(record, version)}
+        case Given():
+            return "given", _given_document(answer, version)
         case Elsewhere(owner, epoch, volume_id, keeps):
             document: Document = {"owner": _identity_document(owner), "epoch": epoch, "volume_id": volume_id}
             return "elsewhere", {**document, "keeps": keeps}
@@ -267,6 +293,8 @@ def _answer_document(answer: Answer, version: int) -> tuple[str, Document]:
             return "unknown", {}
         case NotNow(detail):
             return "not_now", {"detail": detail}
+        case Inherited(volume_id):
+            return "inherited", {"volume_id": volume_id}
         case Done():
             return "done", {}
         case Page(document):
@@ -339,6 +367,12 @@ class _Fields:
             raise _malformed("volume_id", "a volume's id")
         return value
 
+    def list_of(self, name: str, kind: type[T], most: int) -> list[T]:
+        values: list[Any] = self.take(name, list)
+        if len(values) > most or any(type(value) is not kind for value in values):
+            raise _malformed(name, f"at most {most} values of the type {kind.__name__}")
+        return values
+
     def one_of(self, name: str, kind: Callable[[str], T]) -> T:
         value = self.take(name, str)
         try:
@@ -398,6 +432,24 @@ def _bytes_wanted(fields: _Fields) -> BytesWanted:
     return wanted
 
 
+def _given(fields: _Fields) -> Given:
+    return Given(_claim(fields.group("claim")), _record(fields))
+
+
+def _bequest(fields: _Fields) -> Bequest:
+    volume_id, heir_volume_id = fields.volume_id(), fields.text_or_none("heir_volume_id")
+    volumes = fields.list_of("volumes", str, VOLUMES_MAX)
+    for name, each in (("heir_volume_id", heir_volume_id or volume_id), *(("volumes", each) for each in volumes)):
+        # It becomes part of a path.
+        if not is_volume_id(each):
+            raise _malformed(name, "a volume's id")
+    givens = [_whole(_given, each, fields.version) for each in fields.list_of("givens", dict, GIVENS_MAX)]
+    for given in givens:
+        if given.claim.epoch <= given.record.epoch:
+            raise _malformed("givens", "a claim that follows the record")
+    return Bequest(volume_id, heir_volume_id, tuple(givens), tuple(volumes))
+
+
 def _segments(fields: _Fields) -> tuple[str, ...]:
     names = fields.take("segments", list)
     if len(names) > SEGMENTS_MAX:
@@ -433,6 +485,7 @@ _NAMES: Final[dict[type, str]] = {
     Voided: "void",
     Recorded: "recorded",
     Release: "release",
+    Bequest: "inherit",
     BytesWanted: "read",
     ListingWanted: "listing",
     StatusWanted: "status",
@@ -445,6 +498,7 @@ _MESSAGES: Final[dict[str, Callable[[_Fields], Message]]] = {
     "void": lambda f: Voided(f.upload_id(), f.text("question"), f.count("epoch")),
     "recorded": lambda f: Recorded(f.upload_id(), f.count("epoch")),
     "release": lambda f: Release(f.upload_id(), _segments(f)),
+    "inherit": _bequest,
     "read": _bytes_wanted,
     "listing": lambda f: ListingWanted(f.take("query", dict)),
     "status": lambda _: StatusWanted(),
@@ -455,12 +509,13 @@ _ANSWERS: Final[dict[str, Callable[[_Fields], Answer]]] = {
     Recalled.NOT_OWNER.value: lambda _: Recalled.NOT_OWNER,
     Recalled.NOT_OPEN.value: lambda _: Recalled.NOT_OPEN,
     "acted": lambda f: Acted(_record(f), f.count("offset")),
-    "given": lambda f: Given(_claim(f.group("claim")), _record(f)),
+    "given": _given,
     "elsewhere": lambda f: Elsewhere(
         _identity(f.group("owner")), f.count("epoch"), f.volume_id(), keeps=f.take("keeps", bool)
     ),
     "unknown": lambda _: Unknown(),
     "not_now": lambda f: NotNow(f.take("detail", str)),
+    "inherited": lambda f: Inherited(f.volume_id()),
     "done": lambda _: Done(),
     "document": lambda f: Page(f.take("document", dict)),
     REFUSED: _refused,

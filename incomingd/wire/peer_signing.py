@@ -50,7 +50,16 @@ _DIGITS: Final = re.compile(r"[0-9]{1,18}")
 
 
 class UnsignedError(Exception):
-    """A message that nobody with a key has written; the text says what is wrong, without what it holds."""
+    """A message that nobody with a key has written; the text says what is wrong, without what it holds.
+
+    Args:
+        text: that.
+        reason: the same in one word, of a closed list: `unsigned`, `unknown_key`, `stale`, `repeated`.
+    """
+
+    def __init__(self, text: str, reason: str = "unsigned") -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +129,9 @@ def read_call(
     # All of them, always: neither how many fit nor which one shows in the time.
     fits = [hmac.compare_digest(envelope.sign(key, content), signature) for key in keys]
     if not any(fits):
-        raise UnsignedError("signed with an unknown key")
+        raise UnsignedError("signed with an unknown key", "unknown_key")
     if abs(now - envelope.time) > FRESH_S:
-        raise UnsignedError(f"signed {now - envelope.time:+.0f} s ago by this clock")
+        raise UnsignedError(f"signed {now - envelope.time:+.0f} s ago by this clock", "stale")
     return envelope, keys[fits.index(True)]
 
 

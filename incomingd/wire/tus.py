@@ -10,6 +10,7 @@ import base64
 import binascii
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from incomingd.core.commands import Append, Checksum, Creation, Resource
@@ -344,4 +345,10 @@ def _expires(resource: Resource) -> dict[str, str]:
     """Upload-Expires, in the date format of RFC 9110, section 5.6.7."""
     if resource.expires_at is None:
         return {}
-    return {"Upload-Expires": formatdate(resource.expires_at, usegmt=True)}
+    return {"Upload-Expires": _date(int(resource.expires_at))}
+
+
+@lru_cache(maxsize=1024)
+def _date(at_s: int) -> str:
+    """Return a date for a header; every answer to an upload tells the same one."""
+    return formatdate(at_s, usegmt=True)

@@ -51,11 +51,17 @@ def upload_document(record: Record, *, offset: int, base_url: str | None) -> dic
         },
         "labels": list(terms.labels),
         "app_data": terms.app_data,
+        "digest": digest_document(record),
         "created_at": timestamp(record.created_at),
         "expires_at": timestamp(record.expires_at) if record.status is Status.OPEN else None,
         "handover": handover_document(record),
         "error": {"code": record.failure.code, "message": record.failure.message} if record.failure else None,
     }
+
+
+def digest_document(record: Record) -> dict[str, str | None] | None:
+    """Return the digest of the file; with null in it while it is not known, None where nobody asks for it."""
+    return {"sha-256": record.digest} if record.terms.digest is not None else None
 
 
 def handover_document(record: Record) -> dict[str, Any]:

@@ -274,6 +274,7 @@ def test_the_ring_is_measured(api: ApiService) -> None:
     found = metrics(api)
     names = ("incomingd_instances", "incomingd_registry_available", "incomingd_lease_holds")
     assert [found[name,] for name in names] == [1, 1, 1]
+    assert found["incomingd_retirement_inherited_records",] == found["incomingd_retirement_left_records",] == 0
 
 
 def test_each_scraper_gets_its_format(api: ApiService) -> None:

@@ -70,6 +70,7 @@ def test_a_reload_changes_who_may_call_and_where_callbacks_may_go(make_daemon: M
     assert done.returncode == 1
     assert "did you mean: hold_s" in done.stderr
     assert (ticket("second-token", "b.example"), ticket("third-token", "b.example")) == (201, 403)
+    daemon.wait_event("config.reload_refused")
     logged = [event["event"] for event in daemon.log_events() if event["event"].startswith("config.reload")]
     assert logged == ["config.reloaded", "config.reload_refused"]
 
@@ -89,6 +90,7 @@ def test_a_real_upload_is_counted(make_daemon: MakeDaemon, app: App) -> None:
         for sample in family.samples
     }
     assert found["incomingd_received_bytes_total", "tus"] == 300_000
+    assert sum(found.get(("incomingd_body_bytes_total", path), 0) for path in ("direct", "read")) == 300_000
     assert found["incomingd_appends_total", "complete", "tus"] == 3
     assert found["incomingd_append_duration_seconds_count", "tus"] == 3
     assert found["incomingd_appends_open",] == 0

@@ -16,7 +16,7 @@ from incomingd.backend_api.paths import PATHS
 from incomingd.core.errors import PROBLEMS, Code
 from incomingd.core.status import Status
 from incomingd.engine import listing
-from incomingd.storage.volume import ClaimTakenError, VolumeFullError, VolumeUnavailableError
+from incomingd.storage.volume import ClaimTakenError, RecordUnreadableError, VolumeFullError, VolumeUnavailableError
 from tests.backend_api.conftest import MakeApi
 from tests.backend_api.service import FINISH_URL, OTHER_SECRET, SECRET, ApiService, check_schema
 from tests.support.machine import ROOT
@@ -124,6 +124,13 @@ class Provoked:
             self.monkeypatch.setattr(self.api.volume, name, failing)
         self.api.errors_expected.add("volume.failed")
 
+    def unreadable(self) -> None:
+        self.headers["Idempotency-Key"] = "k"
+        self.document = {"finish_url": FINISH_URL, "secret": SECRET}
+        assert self.made().status_code == 201
+        self.fail(RecordUnreadableError("damaged on purpose"), "read")
+        self.api.errors_expected.add("record.unreadable")
+
     def malformed(self) -> None:
         self.data, self.headers["Content-Type"] = b"{", "application/json"
 
@@ -200,6 +207,7 @@ PROVOKE: dict[Code, Callable[[Provoked], None]] = {
     C.TOKEN_WRONG: Provoked.wrong_token,
     C.SECRET_WRONG: Provoked.wrong_secret,
     C.UPLOAD_UNKNOWN: Provoked.unknown,
+    C.TICKET_UNREADABLE: Provoked.unreadable,
     C.STORAGE_FULL: Provoked.full,
     C.STORAGE_UNAVAILABLE: Provoked.unavailable,
     C.NOT_READY: Provoked.not_ready,

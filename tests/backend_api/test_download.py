@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
 import os
 import random
@@ -53,6 +55,17 @@ def test_the_file_as_it_was_sent(file: File) -> None:
     head = file.get("HEAD", Range="bytes=0-1")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["Content-Length"] == str(len(CONTENT))
+
+
+@pytest.mark.parametrize("wanted", ["sha-256", None])
+def test_the_digest_of_the_whole_file_comes_with_it_and_with_each_piece(api: ApiService, wanted: str | None) -> None:
+    """`Repr-Digest` (RFC 9530, section 3), where the ticket asks for a digest."""
+    file = File(api, api.upload_in(Status.COMPLETE, CONTENT, digest=wanted))
+    digest = base64.b64encode(hashlib.sha256(CONTENT).digest()).decode("ascii")
+    said = f"sha-256=:{digest}:" if wanted else None
+    answers = [file.get(), file.get("HEAD"), file.get(Range="bytes=5-9")]
+    assert [answer.status_code for answer in answers] == [200, 200, 206]
+    assert [answer.headers.get("Repr-Digest") for answer in answers] == [said] * 3
 
 
 def test_the_download_url_needs_no_bearer_token_and_no_secret(make_api: MakeApi) -> None:
@@ -232,6 +245,22 @@ def test_no_file_stays_open(large: File, slow_reader: socket.socket, tmp_path: P
     assert len(open_files()) == 1
     slow_reader.close()
     wait_until(lambda: not open_files(), "all files are closed")
+
+
+def test_a_reader_that_reads_nothing_does_not_keep_the_file_open_for_ever(make_api: MakeApi) -> None:
+    api = make_api({"limits": {"body_idle_timeout_s": 1}})
+    file = File(api, api.upload_in(Status.COMPLETE, CONTENT * 20))
+    with socket.create_connection(api.api_address, timeout=30) as reader:
+        reader.sendall(f"GET {BACKEND}{file.url}?token={file.token} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert 0 < api.wait_event("download.stalled")["offset"] < len(CONTENT) * 20
+        wait_until(lambda: api.api_connections == 0, "the connection is closed")
+        # What had gone out before that can still be read; it is less than was announced.
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while piece := reader.recv(1 << 20):
+                received += len(piece)
+        assert 0 < received < len(CONTENT) * 20
+    assert file.get(Range="bytes=0-9").content == CONTENT[:10]
 
 
 def test_a_file_that_cannot_be_read_to_its_end_is_never_taken_for_whole(

@@ -12,6 +12,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
+from hyperframe.frame import DataFrame
 
 from tests.support.wire import ConnectionEnded, Headers, Response
 
@@ -37,6 +38,7 @@ class H2:
         self._connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self._connection.initiate_connection()
         self._streams: dict[int, _Stream] = {}
+        self._pongs = 0
         self._flush()
 
     def __enter__(self) -> Self:
@@ -74,6 +76,25 @@ class H2:
             self._connection.end_stream(number)
             self._flush()
 
+    def answered(self, number: int) -> bool:
+        """Return whether the answer is whole, or the stream was reset, by when the other side has read all of ours."""
+        self._connection.ping(b"answered")
+        self._flush()
+        self._pongs += 1
+        while self._pongs:
+            self._receive()
+        return self._streams[number].ended or self._streams[number].reset
+
+    def send_regardless(self, number: int, data: bytes) -> None:
+        """Send a piece of a body as who has not heard yet that there is an answer, or that the stream was reset."""
+        room = self._connection.outbound_flow_control_window
+        assert len(data) <= room
+        for start in range(0, len(data), self._connection.max_outbound_frame_size):
+            piece = data[start : start + self._connection.max_outbound_frame_size]
+            self.socket.sendall(DataFrame(number, piece).serialize())
+        # Of a stream that has ended the library sends nothing, so it has to be told what has left.
+        self._connection.outbound_flow_control_window = room - len(data)
+
     def response(self, number: int) -> Response:
         """Wait for the whole answer; `ConnectionEnded` where the stream or the connection is cut before it."""
         stream = self._streams[number]
@@ -106,6 +127,8 @@ class H2:
                     self._connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 case h2.events.StreamEnded():
                     self._streams[event.stream_id].ended = True
+                case h2.events.PingAckReceived():
+                    self._pongs -= 1
                 case h2.events.StreamReset():
                     self._streams[event.stream_id].reset = True
         self._flush()

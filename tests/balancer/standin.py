@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import socketserver
 import threading
 from collections.abc import Callable
@@ -50,6 +51,8 @@ class StandIn:
         """What the agent check is told."""
         self.asked: list[Asked] = []
         """Every request but health checks."""
+        self.came: queue.SimpleQueue[int] = queue.SimpleQueue()
+        """Sizes of the pieces of bodies, put there when they come."""
         self._servers: list[socketserver.BaseServer] = []
 
     def reset(self) -> None:
@@ -57,6 +60,7 @@ class StandIn:
         self.answer = lambda _: Reply()
         self.word = "up ready"
         self.asked.clear()
+        self.came = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         handler = type("Handler", (_Handler,), {"stand_in": self})
@@ -109,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise AttributeError(name)
 
     def _do(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        body = self._read_body(int(self.headers.get("Content-Length", "0")))
         if self.path == HEALTH and self.headers["Host"] == "balancer.invalid":
             self._send(Reply())
             return
@@ -121,6 +125,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self._send(reply)
+
+    def _read_body(self, size: int) -> bytes:
+        body = b""
+        while len(body) < size and (piece := self.rfile.read1(size - len(body))):
+            self.stand_in.came.put(len(piece))
+            body += piece
+        return body
 
     def _send(self, reply: Reply) -> None:
         self.send_response_only(reply.status)

@@ -114,5 +114,5 @@ def test_a_daemon_has_the_listener(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(behind_balancer())
     with socket.create_connection((HOST, instance_of(daemon).agent_port), timeout=10) as connection:
         assert connection.recv(100) == b"up ready\n"
-    [ready] = daemon.log_events("daemon.ready")
+    ready = daemon.wait_event("daemon.ready")
     assert ready["listeners"]["agent"] == daemon.settings["agent.address"]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import secrets
+import statistics
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -301,10 +304,87 @@ def test_a_preflight_lets_the_request_behind_it_tell(balancer: HAProxy, nobody_t
 
 def test_the_problems_of_the_balancer_are_those_of_the_catalogue() -> None:
     found = [json.loads(text) for text in re.findall(r"http-error .* string '(.*?)' hdr", CONFIG.read_text())]
-    assert [problem["status"] for problem in found] == [400, 404, 500, 502, 503, 504]
+    # The second one stands in place of a 408.
+    assert [problem["status"] for problem in found] == [400, 404, 503, 500, 502, 503, 504]
     for problem in found:
         assert problem["type"].endswith(f":{problem['code']}")
         assert problem["title"] == PROBLEMS[Code(problem["code"])].title
+
+
+# -- bodies
+
+
+def test_what_has_come_of_a_body_goes_on_at_once(balancer: HAProxy, stand_ins: StandIns) -> None:
+    """Also where more is to follow: what a slow client has sent is not kept back until its packet is full.
+
+    It would be for 0.2 s, and count so much later; the end of a body never is, which is what the rest is measured by.
+    """
+    inside_s: list[float] = []
+    end_s: list[float] = []
+    piece = bytes(4096)
+    came: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for each in stand_ins.values():
+        each.came = came
+    with Wire(balancer.plain) as wire:
+        for _ in range(5):
+            path = new_path()
+            wire.send_head("PATCH", path, {"Content-Length": str(3 * len(piece))})
+            for taken_s in (inside_s, inside_s, end_s):
+                began_s = time.perf_counter()
+                wire.send(piece)
+                assert came.get(timeout=30) == len(piece)
+                taken_s.append(time.perf_counter() - began_s)
+            assert wire.read_response("PATCH").status == 200
+    ratio = statistics.median(inside_s) / statistics.median(end_s)
+    assert ratio < 20, f"inside: {inside_s}, at the end: {end_s}"
+
+
+# -- bodies over HTTP/2
+
+
+def test_bytes_for_a_request_that_has_ended_do_not_use_up_the_connection(
+    balancer: HAProxy, stand_ins: StandIns, two_clients: tuple[Wire, H2]
+) -> None:
+    """A page's first body meets a request that is over before it comes; the page can upload all the same."""
+    _, h2 = two_clients
+    number = h2.open("PATCH", "/answered/at/once")
+    # It is, unless the balancer waits for what comes next.
+    any(h2.answered(number) for _ in range(100))
+    h2.send_regardless(number, bytes(65535))
+    path = new_path()
+    body = bytes(range(256)) * 1024
+    assert h2.request("PATCH", path, {"Content-Length": str(len(body))}, body).status == 200
+    assert [request.body for each in stand_ins.values() for request in each.asked] == [body]
+
+
+def test_only_the_first_body_of_a_connection_is_waited_for(
+    balancer: HAProxy, stand_ins: StandIns, two_clients: tuple[Wire, H2]
+) -> None:
+    """Then a request is refused before its body comes, as it is over HTTP/1.1; and one without a body at any time."""
+    _, h2 = two_clients
+    assert h2.request("POST", new_path()).status == 200
+    assert h2.request("PATCH", new_path(), {"Content-Length": "1"}, b"x").status == 200
+    assert h2.response(h2.open("PATCH", "/answered/at/once")).status == 404
+
+
+def test_a_body_that_does_not_begin_is_no_end(tmp_path: Path) -> None:
+    """Where the balancer waits for one, clients hear what an instance would have told them: they may come again."""
+    config = tmp_path / "haproxy.cfg"
+    text = CONFIG.read_text().replace("wait-for-body time 1m", "wait-for-body time 10ms")
+    config.write_text(text.replace("timeout http-request 15s", "timeout http-request 200ms"))
+    with HAProxy(tmp_path / "balancer", [], config=config) as balancer:
+        balancer.start()
+        with H2(balancer.public, balancer.ca_file) as h2:
+            page = h2.response(h2.open("PATCH", new_path(), PAGE))
+        with Wire(balancer.inner) as wire:
+            wire.send(f"POST {TICKETS} HTTP/1.1\r\nHost: app\r\nContent-Length: 2\r\n\r\n".encode())
+            web_app = wire.read_response("POST")
+    for answer in (page, web_app):
+        assert (answer.status, answer.code) == (503, Code.BODY_STALLED.value)
+        assert answer.json()["status"] == 503
+        assert answer.headers["retry-after"] == "1"
+        assert "x-of-balancer" not in answer.headers
+    assert page.headers["access-control-allow-origin"] == "*"
 
 
 # -- who may

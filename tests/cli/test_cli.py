@@ -20,10 +20,13 @@ from incomingd import __version__
 from incomingd.cli.main import main
 from incomingd.config import Problem
 from incomingd.config.changes import Change, Changes
+from incomingd.core.ring import Instance
 from incomingd.core.status import Status
+from incomingd.core.tenure import Identity
 from incomingd.engine import ending
 from incomingd.engine.events import Told
 from incomingd.frontends.uploads import PREFIX
+from incomingd.registry.memory import MemoryRegistry
 from tests.backend_api.conftest import MakeApi
 from tests.backend_api.service import ApiService
 from tests.support.app import Answer, App
@@ -121,6 +124,30 @@ def test_more_uploads_than_a_page_has(api: ApiService) -> None:
     tickets = [{"finish_url": "http://127.0.0.1:9/"}] * 120
     ids = {upload["id"] for upload in api.call("POST", "/uploads", tickets).json()}
     assert {upload["id"] for upload in ctl(api, "uploads").json()} == ids
+
+
+class OneIsSilent(MemoryRegistry):
+    """Knows of an instance that has uploads of its own and does not answer."""
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        return (*super().instances, Instance(Identity("silent", "1f"), volumes=frozenset({"Volume000002"})))
+
+
+def test_a_list_of_which_a_part_is_missing_says_so(api: ApiService) -> None:
+    api.engine.services.registry = OneIsSilent(api.engine.services.identity)
+    upload_id = api.created()["id"]
+    missing = "Uploads may be missing here: an instance did not answer, or it is not sure which instances there are."
+    found = ctl(api, "uploads")
+    # What programs read keeps its shape.
+    assert ([each["id"] for each in json.loads(found.out)], found.err) == ([upload_id], f"incomingctl: {missing}\n")
+    shown = on_terminal(api, "uploads").splitlines()
+    assert (shown[-1], upload_id in shown[-2]) == (missing, True)
+    # Not all that are stuck can have been delivered again.
+    refused = ctl(api, "redeliver", "--stuck")
+    assert (refused.status, json.loads(refused.out), refused.err) == (1, [], f"incomingctl: {missing}\n")
+    events = [entry["event"] for entry in api.log_events()]
+    assert "listing.partial_answered" in events
 
 
 def test_upload(api: ApiService) -> None:

@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from incomingd.cli.draining import counted, progress
+from incomingd.cli.draining import counted, progress, retired
 from incomingd.core.ring import Instance
 from incomingd.core.status import Status
 from incomingd.core.tenure import Identity
@@ -125,6 +126,44 @@ def test_a_timeout_without_a_wait_is_a_mistake() -> None:
     assert "--wait" in done.err
 
 
+# -- for good
+
+
+def test_nobody_inherits_from_who_is_alone(api: ApiService) -> None:
+    """Nothing has changed then."""
+    for arguments in ((), ("--dry-run",), ("--wait",), ("--heir", "i2")):
+        done = ctl(api, "drain", "--retire", *arguments)
+        assert (done.status, done.out) == (1, "")
+        assert "(no_heir)" in done.err
+    assert api.engine.state.phase is Phase.READY
+
+
+@pytest.mark.parametrize("option", [("--heir", "i2"), ("--dry-run",)])
+def test_what_belongs_to_a_retirement_means_nothing_without_one(option: tuple[str, ...], api: ApiService) -> None:
+    done = ctl(None, "drain", *option)
+    assert (done.status, done.out) == (2, "")
+    assert "--retire" in done.err
+    field = option[0].removeprefix("--").replace("-", "_")
+    answer = api.admin_call("POST", "/drain", {field: "i2" if field == "heir" else True})
+    assert (answer.status_code, answer.json()["code"]) == (400, "field_invalid")
+    assert api.engine.state.phase is Phase.READY
+
+
+def test_a_retirement_in_words() -> None:
+    drain = {"uploads": 3, "left": 0, "appends_open": 0, "callbacks_open": 0}
+    giving = {"stage": "giving", "heir": "i2", "left": 1, "inherited": 2, "files_kept": 0}
+    assert progress(drain | {"retirement": giving}) == "1 record left for i2"
+    assert progress(drain | {"retirement": giving | {"heir": None}}) == "waiting for an heir"
+    assert progress(drain | {"left": 2, "retirement": giving}) == "2 of 3 uploads left"
+    assert progress(drain | {"retirement": giving | {"stage": "done"}}) == "0 of 3 uploads left"
+    assert retired(None) == ""
+    assert retired(giving | {"stage": "not_needed"}) == " Nobody had to inherit: other instances reach the volume."
+    done = giving | {"stage": "done", "files_kept": 1}
+    assert retired(done) == (
+        " i2 has inherited 2 records: this one has retired. 1 file that web apps keep here did not move."
+    )
+
+
 # -- the ring
 
 
@@ -157,9 +196,19 @@ def test_ring(fleet: ApiService) -> None:
     assert re.search(r"registry +answers\b", shown)
     assert re.search(r"own lease +holds", shown)
     assert re.search(r"\(this one\) +takes uploads", shown)
-    assert re.search(r"up2 +draining +2023-11-14 22:13:20 +1\.3\.0 +https://up2:4002 .* bbbbbbbb\r", shown)
+    assert re.search(r"up2 +draining +2023-11-14 22:13 +1\.3\.0 +https://up2:4002 ", shown)
     assert "\x1b[2J" not in shown
+    assert "bbbbbbbb" not in shown
+    assert re.search(r"uploads it looks after +number\r?\n *none", on_terminal(fleet, "status"))
     assert re.search(r"ring +3 instances, 1 draining, 1 full", on_terminal(fleet, "status"))
+
+
+def test_two_runs_under_one_name_are_told_apart(api: ApiService, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = api.engine.services.registry
+    known = (registry.instance, *others(api)[:1], replace(others(api)[0], identity=Identity("up2", "d" * 32)))
+    monkeypatch.setattr(type(registry), "instances", property(lambda _: known))
+    shown = on_terminal(api, "ring")
+    assert all(re.search(f"up2 .* {run}\r", shown) for run in ("bbbbbbbb", "dddddddd"))
 
 
 def test_ring_says_what_is_wrong(fleet: ApiService, monkeypatch: pytest.MonkeyPatch) -> None:

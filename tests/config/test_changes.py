@@ -29,6 +29,7 @@ NEEDS_RESTART = {
     "limits.free_space_reserve_bytes",
     "limits.header_bytes",
     "limits.idle_connection_timeout_s",
+    "storage.fast_path",
     "storage.threads",
 }
 

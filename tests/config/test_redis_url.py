@@ -31,6 +31,12 @@ from incomingd.config.redis_url import MEMORY, Login, Target, Tls, parse, parse_
             ),
         ),
         ("rediss+sentinel://one/uploads", Target((("one", 26379),), primary="uploads", tls=Tls())),
+        (
+            "redis+cluster://me:pw@one,two:7000,[::1]:7001?prefix=blue",
+            Target((("one", 6379), ("two", 7000), ("::1", 7001)), cluster=True, login=Login("me", "pw"), prefix="blue"),
+        ),
+        ("redis+cluster://one/0", Target((("one", 6379),), cluster=True)),
+        ("rediss+cluster://one", Target((("one", 6379),), cluster=True, tls=Tls())),
     ],
 )
 def test_a_url_says_where_and_how(url: str, target: Target) -> None:
@@ -53,7 +59,12 @@ def test_a_url_says_where_and_how(url: str, target: Target) -> None:
         ("redis://r/uploads", "database is a number"),
         ("redis://r/4096", "database is a number"),
         ("redis://r/1/2", "path is longer"),
-        ("redis://one,two", "several hosts are Sentinels"),
+        ("redis://one,two", "several hosts are Sentinels, .* or a Cluster"),
+        ("rediss+standalone://one", "does not begin with"),
+        ("redis+cluster://one/3", "a Cluster has no other database than 0"),
+        ("redis+cluster://one/0/1", "path is longer"),
+        ("redis+cluster://one?ca_file=/ca", "no option 'ca_file' with this scheme"),
+        ("redis+cluster://one?sentinel_user=x", "no option 'sentinel_user' with this scheme"),
         ("redis+sentinel://one", "does not name the primary"),
         ("redis+sentinel://one/", "does not name the primary"),
         ("redis+sentinel://one/uploads/x", "database is a number"),
@@ -99,3 +110,4 @@ def test_a_target_shows_no_password() -> None:
     assert "s3cret" not in f"{target} {target!r}"
     assert str(target) == "'uploads' of the Sentinels one:26379, two:26379"
     assert str(parse("redis://[::1]")) == "[::1]:6379"
+    assert str(parse("redis+cluster://:s3cret@one,two:7000")) == "the Cluster of one:6379, two:7000"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -60,7 +61,7 @@ terms = st.builds(
     filename=maybe_text,
     content_types=tuples_of(texts),
     after_handover=st.sampled_from(["delete", "keep"]),
-    digest=maybe_text,
+    digest=st.sampled_from([None, "sha-256"]),
     client_cancel=st.booleans(),
     events=tuples_of(texts),
     callback_format=texts,
@@ -100,7 +101,7 @@ handovers = st.builds(
     client_data=json_values,
 )
 identities = st.builds(Identity, name=texts, start_id=texts, address=texts)
-records = st.builds(
+_records = st.builds(
     Record,
     upload_id=texts,
     terms=terms,
@@ -127,3 +128,13 @@ records = st.builds(
     failure=st.none() | st.builds(Failure, code=texts, message=texts),
     let_go=st.booleans(),
 )
+
+
+@st.composite
+def _with_digest(draw: st.DrawFn) -> Record:
+    record = draw(_records)
+    known = record.terms.digest is not None and draw(st.booleans())
+    return replace(record, digest=draw(st.from_regex("[0-9a-f]{64}", fullmatch=True)) if known else None)
+
+
+records = _with_digest()

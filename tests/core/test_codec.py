@@ -226,3 +226,19 @@ def test_another_format_is_refused_by_name(version: object) -> None:
 def test_a_bottomless_record_is_refused() -> None:
     with pytest.raises(codec.RecordFormatError):
         codec.decode(b"[" * 100_000)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_digest_stands_behind_the_wish_for_it(version: int) -> None:
+    """So that a program which knows of no digests keeps it."""
+    digest = "0123456789abcdef" * 4
+    terms = dataclasses.replace(FULL.terms, digest="sha-256")
+    record = dataclasses.replace(FULL, terms=terms, digest=digest)
+    data = codec.encode(record, version=version)
+    assert json.loads(data)["terms"]["digest"] == f"sha-256={digest}"
+    assert codec.decode(data) == record
+    for odd in (b"sha-256=", b"sha-512", b"sha-256=" + digest[:-1].encode() + b"G"):
+        with pytest.raises(codec.RecordFormatError):
+            codec.decode(data.replace(f"sha-256={digest}".encode(), odd))
+    with pytest.raises(codec.RecordFormatError):
+        codec.decode(data.replace(b'"joined"', b'"digest": null, "joined"'))

@@ -114,6 +114,16 @@ def test_a_successor_reaches_the_volume_and_takes_uploads() -> None:
         assert successor(upload, changed, volume_id=OTHER_VOLUME) == changed[2]
 
 
+def test_where_all_are_full_what_is_complete_still_has_a_successor() -> None:
+    """They share the volume that is full, and its files have to be handed over all the same."""
+    for upload in uploads(20):
+        full = [replace(each, full=True) for each in fleet(4)]
+        first, second, *_ = ranked(upload, full)
+        assert successor(upload, full, volume_id=VOLUME) == first
+        assert successor(upload, full, volume_id=VOLUME, without={first.identity}) == second
+        assert takers(upload, full, volume_id=VOLUME) == ()
+
+
 def test_without_anybody_at_the_volume_there_is_no_successor() -> None:
     assert successor("u", fleet(3), volume_id=OTHER_VOLUME) is None
     assert successor("u", [], volume_id=VOLUME) is None

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.support.daemon import Daemon
 from tests.support.fixtures import MakeDaemon
@@ -111,3 +112,59 @@ def test_a_closed_log_pipe_does_not_change_how_the_daemon_ends(
     with Wire(daemon.public) as wire:
         assert wire.request("GET", HEALTH).status == 200
     assert daemon.terminate() == 0
+
+
+def closed_at_once(connection: socket.socket) -> bool:
+    """Ask for the health over *connection*; return whether it was closed instead."""
+    connection.settimeout(20)
+    try:
+        connection.sendall(f"GET {HEALTH} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return not connection.recv(12)
+    except ConnectionError:
+        return True
+
+
+def from_address(stack: ExitStack, daemon: Daemon, address: str, count: int) -> list[socket.socket]:
+    return [
+        stack.enter_context(socket.create_connection(daemon.public, source_address=(address, 0))) for _ in range(count)
+    ]
+
+
+def test_one_address_may_have_so_many_connections(make_daemon: MakeDaemon) -> None:
+    """`limits.connections_per_address`: others get theirs, the log is not flooded, and a reload changes it."""
+    daemon = make_daemon({"limits.connections_per_address": 5})
+    with ExitStack() as stack:
+        kept = from_address(stack, daemon, "127.0.0.2", 5)
+        assert not any(map(closed_at_once, kept))
+        # An attacker.
+        assert all(map(closed_at_once, from_address(stack, daemon, "127.0.0.2", 60)))
+        # Whoever else, and who was there before.
+        assert not any(map(closed_at_once, from_address(stack, daemon, "127.0.0.3", 3)))
+        assert not any(map(closed_at_once, kept))
+        # The log is written behind the connections' ends.
+        told = wait_until(
+            lambda: daemon.log_events("connection.limit_reached", setting="limits.connections_per_address"),
+            "the log tells of the limit",
+        )
+        assert len(told) <= 6
+        assert {(event["address"], event["limit"]) for event in told} == {("127.0.0.2", 5)}
+        metrics = requests.get(f"{daemon.backend_url}/incoming/1.0/admin/metrics", timeout=10).text
+        assert 'incomingd_connections_refused_total{listener="public",reason="address"} 60.0' in metrics
+        # Who ends one may have another.
+        kept[0].close()
+
+        def has_another() -> bool:
+            return not closed_at_once(from_address(stack, daemon, "127.0.0.2", 1)[0])
+
+        wait_until(has_another, "another connection")
+
+
+def test_connections_of_a_proxy_are_those_of_many(make_daemon: MakeDaemon) -> None:
+    """What it says by the PROXY protocol is counted; connections of its own are not."""
+    daemon = make_daemon({"limits.connections_per_address": 2, "public.trusted_proxies": "127.0.0.2"})
+    with ExitStack() as stack:
+        assert not any(map(closed_at_once, from_address(stack, daemon, "127.0.0.2", 5)))
+        spoken_for = from_address(stack, daemon, "127.0.0.2", 4)
+        for connection in spoken_for:
+            connection.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n")
+        assert [closed_at_once(connection) for connection in spoken_for] == [False, False, True, True]

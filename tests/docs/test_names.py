@@ -108,7 +108,11 @@ def command_is_right(text: str) -> bool | None:
     first, _, rest = text.partition(" ")
     match first.rpartition("/")[2]:
         case "make":
-            return bool(re.search(rf"^{re.escape(rest)}:", (ROOT / "Makefile").read_text(), re.MULTILINE))
+            # Behind the target stand values of variables, such as `SHORT=1`.
+            target, *values = rest.split()
+            makefile = (ROOT / "Makefile").read_text()
+            named = all(re.search(rf"\b{re.escape(each.partition('=')[0])}\b", makefile) for each in values)
+            return named and bool(re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE))
         case "incomingctl":
             return ctl_is_right(text)
         case "incomingd":
@@ -135,11 +139,12 @@ def is_known(name: str) -> bool:
     if metric is not None:
         return metric[1] in words()
     if name.startswith(("{", '"')):
-        return set(json.loads(name if name.startswith("{") else f"{{{name}}}")) <= words()
+        keys = json.loads(name if name.startswith("{") else f"{{{name}}}")
+        return all(key in words() or f'"{key}"' in source() for key in keys)
     if re.fullmatch(r"[\w.]+\([^()]*\)", name):
         return set(re.findall(r"\w+", name.partition("(")[0])) <= words()
     if _WORD.fullmatch(name):
-        return name in words()
+        return name in words() or (ROOT / name).is_dir()
     return re.search(rf"(?<![\w.-]){re.escape(name.lower())}(?![\w-])", source()) is not None
 
 

@@ -109,7 +109,7 @@ def upload(backend: Backend, app: App) -> tuple[str, Content]:
     """Bring a file to an app that waits; return the upload's id and the content."""
     app.answer = lambda _: WAIT
     content = Content(random.randrange(1 << 30), SIZE_BYTES)
-    ticket = backend.ticket(app_data={"user": "alice"})
+    ticket = backend.ticket(app_data={"user": "alice"}, digest="sha-256")
     TusUpload(ticket["upload_url"], content).run(piece_bytes=SIZE_BYTES)
     backend.wait_status(ticket["id"], "awaiting_app")
     return str(ticket["id"]), content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,9 +55,9 @@ def test_disk_full_in_mid_body(disk: Path, small_daemon: Daemon, backend: Backen
         created = wire.request("POST", upload.path, VERSION | {"Upload-Defer-Length": "1"})
         assert created.status == 201
         upload.creations = 1
-        full = wire.request(
-            "PATCH", upload.path, VERSION | OFFSET_TYPE | {"Upload-Offset": "0"}, content.read(0, 48 * MIB)
-        )
+        # Nor before the body, which does not tell its length either.
+        headers = VERSION | OFFSET_TYPE | {"Upload-Offset": "0", "Transfer-Encoding": "chunked"}
+        full = wire.request("PATCH", upload.path, headers, b"%x\r\n%b" % (48 * MIB, content.read(0, 48 * MIB)))
     assert (full.status, full.code) == (507, "storage_full")
     kept = backend.get(ticket["id"])["offset"]
     assert kept >= 16 * MIB
@@ -69,6 +70,27 @@ def test_disk_full_in_mid_body(disk: Path, small_daemon: Daemon, backend: Backen
         done = wire.request("PATCH", upload.path, headers, content.read(kept, 48 * MIB))
         assert done.status == 204
         assert done.offset == content.size_bytes
+    app.check_arrived(ticket["id"], content.sha256())
+
+
+def test_a_body_that_cannot_fit_is_refused_before_its_first_byte(backend: Backend, disk: Path, app: App) -> None:
+    """Where only the body tells how long it is: nobody else's room is filled with a part of it."""
+    content = content_of(48 * MIB)
+    ticket = backend.ticket()
+    upload = TusUpload(ticket["upload_url"], content)
+    headers = VERSION | OFFSET_TYPE | {"Upload-Offset": "0"}
+    with upload.connect() as wire:
+        assert wire.request("POST", upload.path, VERSION | {"Upload-Defer-Length": "1"}).status == 201
+        upload.creations = 1
+        full = wire.request("PATCH", upload.path, headers, content.read(0, 48 * MIB))
+    assert (full.status, full.code) == (507, "storage_full")
+    assert backend.get(ticket["id"])["offset"] == 0
+    status = os.statvfs(disk)
+    assert status.f_bavail * status.f_frsize >= 16 * MIB
+    resize(disk, 120 * MIB)
+    with upload.connect() as wire:
+        headers = headers | {"Upload-Length": str(content.size_bytes)}
+        assert wire.request("PATCH", upload.path, headers, content.read(0, 48 * MIB)).status == 204
     app.check_arrived(ticket["id"], content.sha256())
 
 

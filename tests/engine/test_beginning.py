@@ -334,7 +334,7 @@ async def test_a_part_can_be_deleted() -> None:
         under_way = world.appending(upload_id, 0, body, part=one)
         await settle()
         await world.engine.terminate(upload_id, one)
-        await under_way
+        assert getattr(await under_way, "code", None) is Code.UPLOAD_CANCELLED
         assert body.was_cut is CutReason.ENDED
         assert world.segments(upload_id) == {}
         with refused(Code.UPLOAD_UNKNOWN):

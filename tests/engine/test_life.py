@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from incomingd.core.errors import Code
+from incomingd.core.errors import Code, Refusal
 from incomingd.core.status import Status
 from incomingd.core.tenure import ClaimKind
 from incomingd.engine.options import Durability, EngineOptions
 from incomingd.log import events
 from incomingd.storage.body import CutReason
 from tests.engine.logs import Logged
-from tests.engine.world import DAY_S, Feed, World, refused, running, sha1
+from tests.engine.world import DAY_S, Feed, Trouble, World, refused, running, sha1
 from tests.support.virtual import settle, virtual
 
 
@@ -286,6 +286,26 @@ async def test_a_cancelled_upload_is_gone_and_the_web_app_hears_of_it() -> None:
             await world.restart()
         assert view.record.failure is not None
         assert view.record.failure.message == "not wanted"
+
+
+@virtual
+async def test_who_is_cut_for_an_end_that_comes_to_nothing_goes_on(logged: Logged) -> None:
+    """It is not told of an end before that is claimed."""
+    logged.expect(events.VOLUME_FAILED)
+    async with running() as world:
+        upload_id = await world.ticket()
+        await world.begin(upload_id, 10)
+        body = Feed(b"abc", ended=False, length=10)
+        under_way = world.appending(upload_id, 0, body)
+        await settle()
+        world.disk.trouble = lambda name: Trouble() if name == "claim" else None
+        with refused(Code.STORAGE_UNAVAILABLE):
+            await world.engine.cancel(upload_id, "not wanted")
+        told = await under_way
+        assert isinstance(told, Refusal)
+        assert (told.code, told.offset) == (Code.NOT_READY, 3)
+        world.disk.trouble = None
+        assert (await world.append(upload_id, 3, b"defghij")).status is Status.COMPLETE
 
 
 @virtual

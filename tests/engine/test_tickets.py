@@ -165,7 +165,7 @@ async def test_a_refused_change_changes_nothing() -> None:
 async def test_an_unreadable_record_is_told_and_touched_by_nobody(logged: Logged) -> None:
     logged.expect(events.RECORD_UNREADABLE)
     async with running() as world:
-        upload_id, other = await world.ticket(expires_in_s=60.0), await world.ticket()
+        upload_id, other = await world.ticket(expires_in_s=60.0, key="k"), await world.ticket()
         await world.begin(upload_id, 6)
         await world.append(upload_id, 0, b"abc")
         await world.kill()
@@ -176,6 +176,10 @@ async def test_an_unreadable_record_is_told_and_touched_by_nobody(logged: Logged
         for call in (world.view(upload_id), world.append(upload_id, 3, b"x"), world.engine.cancel(upload_id, "")):
             with refused(Code.STORAGE_UNAVAILABLE):
                 await call
+        # Its key leads to no other ticket: whoever has the first one would go on with that, and neither would know.
+        with refused(Code.TICKET_UNREADABLE):
+            await world.ticket(key="k")
+        assert await world.ticket(key="another") != upload_id
         await world.clock.sleep(8 * DAY_S)
         assert await world.status(other) is Status.EXPIRED
         assert bytes(world.disk.uploads.names[upload_id].names["record.json"].data) == damaged

@@ -9,12 +9,14 @@ import pytest
 
 from incomingd.core import ids
 from incomingd.core.errors import Code
+from incomingd.core.record import Record
 from incomingd.core.status import Status
 from incomingd.engine.engine import Engine
 from incomingd.engine.options import EngineOptions
 from incomingd.engine.owned import OwnedUpload
 from incomingd.log import events
 from incomingd.storage.memory_parts import Directory, File
+from incomingd.storage.volume import Found, VolumeUnavailableError
 from tests.engine.logs import Logged
 from tests.engine.world import DAY_S, VOLUME_ID, CallCounter, Trouble, World, refused, running
 from tests.support.virtual import settle, virtual
@@ -129,7 +131,7 @@ async def test_the_first_pass_takes_up_what_a_former_run_left(logged: Logged) ->
         await world.reached(waiting, Status.FAILED, within_s=700.0)
 
 
-@pytest.mark.parametrize("call", ["groups", "ids_in", "read", "claim", "write", "measure", "drop_bytes", "remove"])
+@pytest.mark.parametrize("call", ["groups", "survey", "read", "claim", "write", "measure", "drop_bytes", "remove"])
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_call_that_fails_delays_only_what_it_was_for(call: str, number: int, logged: Logged) -> None:
     """The first pass ends for everybody in the end, and what has expired or is to be deleted is."""
@@ -331,3 +333,55 @@ async def test_at_rest_the_volume_is_left_alone() -> None:
         counter = CallCounter(world.disk)
         await world.clock.sleep(DAY_S)
         assert counter.made == []
+
+
+def crowd(world: World, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have new uploads come into *group*; by chance each would have one of its own."""
+    drawn, chars = world.clock.random_bits, len(ids.ALPHABET)
+    first, second = map(ids.ALPHABET.index, group)
+    in_group = first + second * chars
+    monkeypatch.setattr(world.clock, "random_bits", lambda bits: drawn(bits) // chars**2 * chars**2 + in_group)
+
+
+@virtual
+async def test_one_upload_that_cannot_be_read_keeps_no_other_from_its_end(
+    logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged.expect(events.VOLUME_FAILED)
+    async with running() as world:
+        crowd(world, "ab", monkeypatch)
+        bad, *others = sorted([await world.ticket(expires_in_s=3600.0) for _ in range(3)])
+        read = world.volume.read
+
+        async def fail(upload_id: str) -> Record | None:
+            if upload_id == bad:
+                raise VolumeUnavailableError("a bad sector")
+            return await read(upload_id)
+
+        monkeypatch.setattr(world.volume, "read", fail)
+        await world.clock.sleep(3720.0)
+        assert [await world.status(upload_id) for upload_id in others] == [Status.EXPIRED] * 2
+
+
+@virtual
+async def test_a_ticket_that_is_made_while_its_group_is_read_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was too late to be found there, and is not forgotten."""
+    async with running() as world:
+        former = await world.ticket(expires_in_s=3600.0)
+        await world.restart("stop")
+        crowd(world, former[:2], monkeypatch)
+        survey = world.volume.survey
+        made: list[str] = []
+
+        async def then_make(group: str) -> list[Found]:
+            found = await survey(group)
+            if not made:
+                made.append(await world.ticket(expires_in_s=1800.0))
+            return found
+
+        monkeypatch.setattr(world.volume, "survey", then_make)
+        await world.upkeep.first_pass_done.wait()
+        assert made[0][:2] == former[:2]
+        await world.clock.sleep(1980.0)
+        assert await world.status(made[0]) is Status.EXPIRED
+        assert await world.status(former) is Status.OPEN

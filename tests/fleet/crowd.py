@@ -245,16 +245,18 @@ async def _protocols(context: BrowserContext, page: Page, url: str) -> set[str]:
 
 
 @contextlib.asynccontextmanager
-async def crowd(folder: Path, app: App, **settings: object) -> AsyncIterator[Crowd]:
-    """Run three instances on one data directory behind HAProxy."""
+async def crowd(folder: Path, app: App, *, shared: bool = True, **settings: object) -> AsyncIterator[Crowd]:
+    """Run three instances on one data directory (or on one each) behind HAProxy."""
     # Each program that runs has a thread that waits for it.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(32))
-    with fleet(folder, settings=settings) as running:
+    with fleet(folder, shared=shared, settings=settings) as running:
         balancer = HAProxy(folder / "balancer", [instance_of(daemon) for daemon in running.instances])
         with balancer:
             await asyncio.to_thread(balancer.start)
             (folder / "files").mkdir()
             yield Crowd(running, balancer, app, folder / "files")
+            # As long as it asks how they are, none has to wait for it in vain.
+            await asyncio.to_thread(running.stop)
 
 
 def trusting(ca_file: Path) -> dict[str, str]:

@@ -121,9 +121,10 @@ class Pace:
     piece_bytes: int = 4 * KIB
     hurry: bool = False
 
-    async def rest(self, sent_bytes: int) -> None:
-        """Wait for as long as so many bytes take."""
-        await asyncio.sleep(0 if self.hurry else sent_bytes / self.rate_bytes_per_s * random.uniform(0.7, 1.3))
+    async def rest(self, sent_bytes: int, answer: asyncio.Future[Any]) -> None:
+        """Wait for as long as so many bytes take, or until the *answer* is there: no client sends on then."""
+        rest_s = 0 if self.hurry else sent_bytes / self.rate_bytes_per_s * random.uniform(0.7, 1.3)
+        await asyncio.wait([answer], timeout=rest_s)
 
 
 def through(address: tuple[str, int], tls: ssl.SSLContext | None = None) -> Connect:
@@ -251,7 +252,7 @@ class Upload:
                 position += len(piece)
                 self._sent.append((position, time.monotonic()))
                 await writer.drain()
-                await self._pace.rest(len(piece))
+                await self._pace.rest(len(piece), answer)
             return self._answered(*await asyncio.wait_for(answer, ANSWER_WITHIN_S))
         except (OSError, EOFError, TimeoutError) as error:
             self._lost("PATCH", error)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
+from incomingd.core import blocks
+from incomingd.core.blocks import BLOCK_BYTES
 from tests.support.app import WAIT, App
 from tests.support.backend import Backend
 from tests.support.content import Content
+from tests.support.daemon import Daemon
 from tests.support.fleet import Fleet, at, fleet, go_to
 from tests.support.machine import wait_until
 from tests.support.tus import TusUpload
@@ -27,9 +31,11 @@ def private(tmp_path: Path) -> Iterator[Fleet]:
         yield running
 
 
-def begun(fleet: Fleet, index: int, app: App, content: Content, size_bytes: int) -> tuple[str, TusUpload]:
+def begun(
+    fleet: Fleet, index: int, app: App, content: Content, size_bytes: int, *, digest: str | None = None
+) -> tuple[str, TusUpload]:
     """Begin an upload at one instance, and bring so many bytes there."""
-    ticket = Backend(fleet[index], app).ticket()
+    ticket = Backend(fleet[index], app).ticket(digest=digest)
     upload = at(fleet, index, ticket, content)
     with upload.connect() as wire:
         assert upload.create(wire).status == 201
@@ -37,10 +43,33 @@ def begun(fleet: Fleet, index: int, app: App, content: Content, size_bytes: int)
     return ticket["id"], upload
 
 
+def blocks_at(fleet: Fleet, number: int, upload_id: str) -> Callable[[], list[bytes]]:
+    """Return what reads the digests of an upload's blocks that stand with an instance."""
+    folder = fleet[number].data_dir / "uploads" / upload_id[:2] / upload_id
+    return lambda: [digest for path in folder.glob("digests.*") for digest in blocks.decode(path.read_bytes())]
+
+
 def segments(fleet: Fleet, number: int, upload_id: str) -> list[str]:
     """Return the segments of an upload that lie with an instance."""
     folder = fleet[number].data_dir / "uploads" / upload_id[:2] / upload_id
     return sorted(path.name for path in folder.glob("bytes.*")) if folder.exists() else []
+
+
+def test_a_digest_is_that_of_the_file_wherever_it_came_in(private: Fleet, app: App) -> None:
+    """The next owner has the bytes of its own blocks only when they have followed; it tells no digest before."""
+    content = Content(random.randrange(1 << 30), 12 * MiB)
+    upload_id, upload = begun(private, 0, app, content, 9 * MiB, digest="sha-256")
+    digests = {index: blocks_at(private, index, upload_id) for index in (0, 1)}
+    first = hashlib.sha256(content.read(0, BLOCK_BYTES)).digest()
+    wait_until(lambda: digests[0]() == [first], "the digest of the first block stands where it came in")
+    go_to(upload, private, 1)
+    with upload.connect() as wire:
+        assert upload.head(wire).offset == 9 * MiB
+        wait_until(lambda: digests[1]() == [first], "it stands where the upload is now")
+        assert upload.patch(wire, 9 * MiB, content.read(9 * MiB, 3 * MiB)).status == 204
+    app.check_arrived(upload_id, content.sha256())
+    told = [each.data["digest"] for each in app.deliveries if each.upload_id == upload_id]
+    assert told == [{"sha-256": content.sha256()}]
 
 
 def test_an_upload_goes_round_all_volumes(private: Fleet, app: App) -> None:
@@ -148,10 +177,16 @@ def test_a_drained_instance_holds_nothing(private: Fleet, app: App) -> None:
     app.check_arrived(untouched["id"], last.sha256())
 
 
+def knows_whom_there_is(fleet: Fleet, daemon: Daemon) -> bool:
+    return bool(fleet.ring(daemon)["settled"])
+
+
 def test_a_list_is_of_the_whole_fleet(private: Fleet, app: App) -> None:
     """In pieces that fit together, whoever is asked; where one does not answer, the list says so."""
     ids = sorted(Backend(private[number % 3], app).ticket(labels=["listed"])["id"] for number in range(9))
     for daemon in private.instances:
+        # An instance that has just started cannot be sure that it knows all others.
+        wait_until(functools.partial(knows_whom_there_is, private, daemon), "it is sure which instances there are")
         answer = Backend(daemon, app).call("GET", "/uploads?label=listed").json()
         assert ([upload["id"] for upload in answer["uploads"]], answer["partial"]) == (ids, False)
     assert private[2].process is not None
@@ -160,6 +195,26 @@ def test_a_list_is_of_the_whole_fleet(private: Fleet, app: App) -> None:
     private[2].process.send_signal(signal.SIGCONT)
     assert answer["partial"] is True
     assert len(answer["uploads"]) == 6
+
+
+def test_a_create_that_is_repeated_elsewhere_finds_its_ticket(private: Fleet, app: App) -> None:
+    """Wherever the upload lies by then, and whoever is asked; without Redis, where it was made."""
+    first = Backend(private[0], app).ticket(key="of a page")["id"]
+    assert [Backend(each, app).ticket(key="of a page")["id"] for each in private.instances] == [first] * 3
+    content = Content(random.randrange(1 << 30), MiB)
+    upload = at(private, 1, Backend(private[1], app).ticket(key="of a page"), content)
+    with upload.connect() as wire:
+        assert upload.create(wire).status == 201
+        assert upload.patch(wire, 0, content.read(0, MiB // 2)).status == 204
+    # It has moved to the second; the first one's volume knows the key, and that it has given it away.
+    private.redis.ask("FLUSHALL")
+    assert Backend(private[0], app).ticket(key="of a page")["id"] == first
+    upload.run(piece_bytes=MiB)
+    app.check_arrived(first, content.sha256())
+    Backend(private[1], app).wait_status(first, "finished")
+    # It is over: the next page gets a ticket of its own, the same everywhere.
+    assert (again := Backend(private[2], app).ticket(key="of a page")["id"]) != first
+    assert Backend(private[1], app).ticket(key="of a page")["id"] == again
 
 
 def test_a_file_is_fetched_from_any_instance(private: Fleet, app: App) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import select
 import socket
 import ssl
 import threading
@@ -16,8 +17,6 @@ import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
-
-from tornado.routing import AnyMatches, PathMatches, Rule, RuleRouter
 
 from incomingd import log
 from incomingd.clock import SystemClock
@@ -41,7 +40,9 @@ from incomingd.storage.directory import DirectoryOptions, DirectoryVolume
 from incomingd.web.body import BodyLimits
 from incomingd.web.exchange import ExchangeOptions
 from incomingd.web.handler import JSON_BYTES_MAX
+from incomingd.web.paths import ByPath
 from incomingd.web.proxies import TrustedPeers
+from incomingd.web.rates import Rates
 from tests.support.machine import free_port, wait_until
 from tests.support.tus import OFFSET_TYPE, VERSION, metadata_header
 from tests.support.wire import Headers, Response, Wire
@@ -71,6 +72,46 @@ class TestClock(SystemClock):
         await super().sleep(duration_s if duration_s < LONG_S else 0.0)
 
 
+class OneAtATime:
+    """A TLS socket that one thread may read while another one sends: OpenSSL's state allows only one at a time.
+
+    Without it, the two spoil each other's state now and then, and a read finds an end that nobody sent.
+    """
+
+    def __init__(self, plain: socket.socket, context: ssl.SSLContext) -> None:
+        self._timeout_s = plain.gettimeout()
+        self._tls = context.wrap_socket(plain)
+        self._tls.setblocking(False)
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tls, name)
+
+    def settimeout(self, timeout_s: float | None) -> None:
+        self._timeout_s = timeout_s
+
+    def sendall(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._when_ready(lambda: self._tls.send(rest)) :]  # noqa: B023  # called at once
+
+    def recv(self, size: int) -> bytes:
+        return self._when_ready(lambda: self._tls.recv(size))
+
+    def _when_ready(self, call: Callable[[], T]) -> T:
+        wanted: tuple[list[ssl.SSLSocket], list[ssl.SSLSocket]]
+        while True:
+            try:
+                with self._lock:
+                    return call()
+            except ssl.SSLWantReadError:
+                wanted = ([self._tls], [])
+            except ssl.SSLWantWriteError:
+                wanted = ([], [self._tls])
+            if not any(select.select(*wanted, [], self._timeout_s)):
+                raise TimeoutError
+
+
 class TlsWire(Wire):
     """A `Wire` through TLS that believes whatever certificate it is shown."""
 
@@ -79,7 +120,7 @@ class TlsWire(Wire):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        self.socket: socket.socket = context.wrap_socket(self.socket)
+        self.socket: Any = OneAtATime(self.socket, context)
 
 
 class Service:
@@ -137,7 +178,10 @@ class Service:
             new_id=ids.spell(self.clock.random_bits(128), ids.VOLUME_CHARS),
             holder={},
             options=DirectoryOptions(
-                threads=4, reserve_bytes=settings.limits.free_space_reserve_bytes, durable=settings.durability != "none"
+                threads=4,
+                reserve_bytes=settings.limits.free_space_reserve_bytes,
+                durable=settings.durability != "none",
+                fast_path=settings.storage.fast_path == "auto",
             ),
         )
         identity = Identity(name="test", start_id=f"{self.clock.random_bits(128):032x}")
@@ -158,19 +202,11 @@ class Service:
             trusted=trusted,
             body_limits=self._body_limits or options.body_limits(settings),
             close_after_answer=lambda: self.engine.state.close_after_answer,
+            rates=Rates(options.rate_limits(settings)),
         )
         self.uploads = UploadResource(self.engine, self.exchange_options, options.upload_options(settings))
-        router = RuleRouter(
-            [
-                Rule(PathMatches(PATTERN), self.uploads),
-                Rule(
-                    AnyMatches(),
-                    pages.application(
-                        self.engine, self.uploads.options, trusted, self.exchange_options.close_after_answer
-                    ),
-                ),
-            ]
-        )
+        rest = pages.application(self.engine, self.uploads.options, trusted, self.exchange_options.close_after_answer)
+        router = ByPath(PATTERN, self.uploads, rest)
         self._listener = Listener(
             "public",
             TcpAddress(*self.address),
@@ -181,6 +217,7 @@ class Service:
                 idle_timeout_s=settings.limits.idle_connection_timeout_s,
                 body_bytes=JSON_BYTES_MAX,
                 connections_max=settings.limits.connections,
+                per_address_max=settings.limits.connections_per_address,
                 trusts=trusted.trusts,
                 clock=self.clock,
             ),

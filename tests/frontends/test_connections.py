@@ -457,6 +457,17 @@ def test_more_connections_than_the_limit_are_closed(make_service: MakeService) -
     assert service.request("HEAD", path, wire=wires[0]).status == 200
 
 
+def test_a_request_may_take_longer_than_its_header(make_service: MakeService) -> None:
+    """The limit of idle connections ends with the header section: its body, and whoever answers, have their own."""
+    service = make_service({"limits": {"idle_connection_timeout_s": 1}})
+    path = service.bring(Status.OPEN)
+    wire = service.open_append(path, 4, b"4", 6)
+    # Begun later, and closed for its time.
+    assert wait_closed(service.connect()) < 10
+    wire.send(b"56789")
+    assert wire.read_response().offset == 10
+
+
 def test_a_connection_that_waits_too_long_for_its_next_request_is_closed(make_service: MakeService) -> None:
     service = make_service({"limits": {"idle_connection_timeout_s": 1}})
     wire = service.connect()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from incomingd.core.status import Status
-from incomingd.engine.engine import HOLD_RETRY_S
+from incomingd.engine.keeper import HOLD_RETRY_S
 from incomingd.frontends.uploads import PREFIX
 from tests.frontends.conftest import MakeService
 from tests.frontends.service import Service, id_of

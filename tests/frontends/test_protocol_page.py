@@ -20,7 +20,8 @@ PAGE: Final = (ROOT / "docs/protocol.md").read_text("utf-8")
 ELSEWHERE: Final = {
     *(Code.BODY_TOO_LARGE, Code.FIELD_INVALID, Code.TOKEN_MISSING, Code.TOKEN_WRONG, Code.SECRET_WRONG),
     *(Code.TOO_LATE, Code.NOT_WAITING, Code.NOTHING_TO_DELIVER, Code.FILE_NOT_READY, Code.FILE_GONE),
-    *(Code.PEER_REFUSED, Code.PEER_OTHER_RUN, Code.PEER_FORMAT_UNKNOWN),
+    *(Code.PEER_REFUSED, Code.PEER_OTHER_RUN, Code.PEER_FORMAT_UNKNOWN, Code.TICKET_UNREADABLE),
+    *(Code.NO_HEIR, Code.INSTANCE_RETIRED),
 }
 """Codes of other listeners. A new code belongs here or on the page."""
 

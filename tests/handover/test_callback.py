@@ -73,7 +73,7 @@ def test_other_callbacks_lead_to_no_file(kind: str) -> None:
     failure = Failure("upload_cancelled", "Not wanted.")
     body = json.loads(made(dataclasses.replace(record(), status=Status.CANCELLED, failure=failure), kind).body)
     assert body["type"] == kind
-    assert not {"path", "download_url", "digest"} & body["data"].keys()
+    assert not {"path", "download_url"} & body["data"].keys()
     assert body["data"]["error"] == {"code": "upload_cancelled", "message": "Not wanted."}
 
 

@@ -154,6 +154,18 @@ async def test_strangers_do_not_fill_the_log(caller: Caller, logged: Logged) -> 
     assert 1 <= len(logged.of("peer.refused")) < 5
 
 
+async def test_strangers_are_counted_by_what_is_wrong(caller: Caller, logged: Logged) -> None:
+    logged.expect("peer.refused")
+    good = caller.headers("recall", RECALL)
+    for headers in (
+        {}, caller.headers("recall", RECALL, key=OTHER_KEY), caller.headers("recall", RECALL, off_s=-31), good, good,
+    ):  # fmt: skip
+        await caller.send(headers, RECALL)
+    said = caller.it.api.metrics.render("")[0].decode()
+    for reason in ("unsigned", "unknown_key", "stale", "repeated"):
+        assert f'incomingd_peer_calls_rejected_total{{reason="{reason}"}} 1.0' in said
+
+
 async def test_a_call_is_taken_once(caller: Caller, logged: Logged) -> None:
     """Also by one who has no key and repeats what he has heard."""
     logged.expect("peer.refused")

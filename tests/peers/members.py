@@ -17,8 +17,10 @@ from incomingd.core.errors import Code, Refusal
 from incomingd.core.peering import (
     Act,
     Acted,
+    Bequest,
     Elsewhere,
     Given,
+    Inherited,
     NotNow,
     Question,
     Recall,
@@ -76,6 +78,10 @@ class NotingEngine:
     async def ask(self, question: Question) -> Given | Elsewhere | Unknown | NotNow:
         await self._note(question)
         return self.reply
+
+    async def inherit(self, bequest: Bequest) -> Inherited:
+        await self._note(bequest)
+        return Inherited(bequest.heir_volume_id or VOLUME)
 
     async def void(self, voided: Voided) -> None:
         await self._note(voided)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from prometheus_client.parser import text_string_to_metric_families
 
 from incomingd.config import Tls
 from incomingd.core.errors import Code, Refusal
@@ -19,9 +20,11 @@ from incomingd.core.peering import (
     Act,
     Acted,
     ActName,
+    Bequest,
     BytesWanted,
     Elsewhere,
     Given,
+    Inherited,
     NotNow,
     Question,
     Recall,
@@ -116,6 +119,8 @@ async def test_each_call_arrives_and_its_answer_comes_back(it: Member) -> None:
     await peers.void(it.identity, voided)
     await peers.recorded(it.identity, recorded)
     await peers.release(it.identity, release)
+    bequest = Bequest("w" * 12, VOLUME, (Given(CLAIM, RECORD),), ("w" * 12,))
+    assert await peers.inherit(it.identity, bequest) == Inherited(VOLUME)
     assert await peers.listing(it.identity, {"status": ["open"]}) == it.engine.page
     assert await peers.status(it.identity) == {"instance": "it"}
     assert it.engine.asked == [
@@ -125,6 +130,7 @@ async def test_each_call_arrives_and_its_answer_comes_back(it: Member) -> None:
         voided,
         recorded,
         release,
+        bequest,
         {"status": ["open"]},
         "status",
     ]
@@ -469,9 +475,78 @@ async def test_two_versions_talk_in_the_format_of_the_older_one() -> None:
         assert await new.peers.status(old.identity)
         assert await old.peers.status(new.identity)
         spoken = 2
+        assert await old.peers.status(new.identity), "it answers in the format that it was asked in"
+
+
+async def test_who_reads_the_former_format_only_and_has_just_come_is_asked_in_it() -> None:
+    """The registry tells of it within a second; until then a call is made twice, not in vain."""
+    async with member(formats=Formats(FORMER)) as old, member(start_id="3" * 32, spoken=lambda: 2) as new:
+        old.engine.content = b"abc"
+        assert await new.peers.status(old.identity)
+        assert await new.peers.read(old.identity, BytesWanted(UPLOAD, "bytes.1", 0, 3)).read() == b"abc"
+        assert await new.peers.recall(old.identity, Recall(UPLOAD, 3, ME)) is Recalled.PARKED
+        assert old.engine.asked[-1] == Recall(UPLOAD, 3, ME)
+        assert told(new, "incomingd_peer_calls_repeated_total", reason="format") == 3
+        # Nobody asks again who speaks it himself, and whoever knows no format at all is not asked for ever.
+        new.peers.format_spoken = lambda: 1
+        assert await new.peers.status(old.identity)
+        assert told(new, "incomingd_peer_calls_repeated_total", reason="format") == 3
+
+
+async def test_an_unknown_format_is_asked_about_once_more_at_most() -> None:
+    async with member(formats=Formats(FORMER)) as old, member(start_id="3" * 32, spoken=lambda: 2) as new:
+        old.api.formats = Formats(replace(FORMER, oldest=2, newest=2))
+        new.peers.format_spoken = lambda: 1
         with pytest.raises(PeerRefusedError, match="peer_format_unknown"):
             await new.peers.status(old.identity)
-        assert await old.peers.status(new.identity), "it answers in the format that it was asked in"
+        assert told(new, "incomingd_peer_calls_repeated_total", reason="format") == 0
+
+
+def told(it: Member, name: str, **labels: str) -> float:
+    """Return what the metrics of an instance say."""
+    text = it.peers.metrics.render("")[0].decode()
+    samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+    [found] = [each.value for each in samples if (each.name, each.labels) == (name, labels)]
+    return found
+
+
+async def test_calls_are_counted_by_what_came_of_them(it: Member, logged: Logged) -> None:
+    logged.expect("peer.refused")
+
+    def calls(message: str, result: str) -> float:
+        return told(it, "incomingd_peer_calls_total", message=message, result=result)
+
+    question = Question(UPLOAD, "q", ME, VOLUME)
+    await it.peers.ask(it.identity, question)
+    it.engine.fails = STORAGE_FAILS
+    with pytest.raises(Refusal):
+        await it.peers.act(it.identity, Act(UPLOAD, ActName.VIEW))
+    it.engine.fails = None
+    with pytest.raises(PeerGoneError):
+        await it.peers.ask(replace(it.identity, start_id="9" * 32), question)
+    it.api.keys = ("another-key-of-another-fleet",)
+    with pytest.raises(PeerRefusedError):
+        await it.peers.ask(it.identity, question)
+    assert (calls("ask", "answered"), calls("act", "failed"), calls("ask", "gone"), calls("ask", "refused")) == (1,) * 4
+    assert calls("recall", "answered") == 0
+    assert told(it, "incomingd_peer_call_duration_seconds_count", message="ask") == 3
+    async with talking(saying(b"")) as broken:
+        with pytest.raises(PeerSilentError):
+            await it.peers.ask(broken, question)
+    assert calls("ask", "silent") == 1
+
+
+async def test_bytes_are_counted_where_they_come_from_and_where_they_go(it: Member) -> None:
+    it.engine.content = b"x" * 300_000
+    await read_all(it, 0, 300_000)
+    it.api.metrics = it.peers.metrics
+    await read_all(it, 0, 200_000)
+    assert told(it, "incomingd_peer_received_bytes_total", reason="backfill") == 500_000
+    assert told(it, "incomingd_peer_sent_bytes_total", reason="backfill") == 200_000
+    assert told(it, "incomingd_peer_calls_total", message="read", result="answered") == 2
+    body = it.peers.read(it.identity, BytesWanted(UPLOAD, "file", 0, 10))
+    assert await body.read() == b"x" * 10
+    assert told(it, "incomingd_peer_received_bytes_total", reason="download") == 10
 
 
 async def read_all(it: Member, start: int, stop: int) -> bytes:

@@ -66,6 +66,19 @@ async def test_the_bytes_that_were_asked_for_come(it: Member, start: int, stop: 
     assert body.failure is None
 
 
+async def test_a_peer_that_reads_no_more_is_not_waited_for(it: Member) -> None:
+    """Its connection is closed: what was read for it is held for ever by nobody."""
+    it.api.stall_s = 0.2
+    # More than sockets hold.
+    it.engine.content = bytes(1024 * PIECE_BYTES)
+    body = it.peers.read(it.identity, wanted(0, len(it.engine.content)))
+    assert await body.read()
+    while it.listener.open_connections:
+        await asyncio.sleep(0.01)
+    _, reason = await read(body)
+    assert reason is not None
+
+
 async def test_a_stream_leaves_its_connection_to_the_next_call(it: Member) -> None:
     for _ in range(3):
         await read(it.peers.read(it.identity, wanted()))
@@ -100,6 +113,25 @@ async def test_the_holder_reads_no_further_than_the_taker_takes(it: Member) -> N
         await it.peers.status(it.identity)
     assert reads * len(zeros) < 64 * 1024 * 1024
     body.cut(CutReason.STOPPING)
+
+
+async def test_a_stream_that_ends_with_the_holders_daemon_says_nothing_more(it: Member) -> None:
+    """No second answer is tried in the midst of the first, and nothing is logged: it ends, and is not whole."""
+    serving: list[asyncio.Task[None]] = []
+
+    async def read_range(upload_id: str, segment: str, start: int, size: int) -> bytes:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.append(task)
+        return bytes(size)
+
+    it.engine.read_range = read_range  # type: ignore[method-assign]  # notes who reads
+    body = it.peers.read(it.identity, wanted(0, 2**40))
+    assert await body.read() == bytes(PIECE_BYTES)
+    serving[0].cancel()
+    found, reason = await read(body)
+    assert reason is CutReason.STALLED
+    assert not any(found)
 
 
 # --------------------------------------------------------------------------------------------------------- what ends it

@@ -18,7 +18,7 @@ from incomingd.registry.redis import RedisStore
 from incomingd.registry.registry import Event, InstancesChanged
 from incomingd.registry.store import Store
 from incomingd.registry.values import Formats
-from tests.support.redis import RedisServer
+from tests.support.redis import Cluster, RedisServer
 
 VOLUME = "vvvvvvvvvvvv"
 LEASE_S = 1.0
@@ -77,9 +77,18 @@ class Member:
 class Fleet:
     """Makes members over one store, and ends them."""
 
-    def __init__(self, server: RedisServer | None, url: str | None = None, lease_s: float = LEASE_S) -> None:
+    def __init__(
+        self,
+        server: RedisServer | None,
+        url: str | None = None,
+        lease_s: float = LEASE_S,
+        *,
+        cluster: Cluster | None = None,
+    ) -> None:
         self.server = server
-        self.url = url or (f"redis://127.0.0.1:{server.port}" if server is not None else "")
+        servers = server or cluster
+        self._servers = servers
+        self.url = url or (servers.url if servers is not None else "")
         self.clock = SystemClock()
         self.lease_s = lease_s
         self.memory = MemoryStore(time.monotonic, lambda: secrets.token_hex(8))
@@ -118,10 +127,7 @@ class Fleet:
 
     def wipe(self) -> None:
         """Let the store lose everything."""
-        if self.server is None:
-            self.memory.wipe()
-        else:
-            self.server.ask("FLUSHALL")
+        (self._servers or self.memory).wipe()
 
     async def close(self) -> None:
         for member in self.members:

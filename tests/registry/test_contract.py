@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -260,6 +261,30 @@ async def test_an_owner_whose_entry_is_contradicted_hears_of_it(fleet: Fleet) ->
     assert a.told(OwnershipContradicted)[0] == OwnershipContradicted(upload(), (B, 5))
     assert await a.registry.corrected(upload(), (B, 5), A, 1) is None
     assert await a.registry.owner_of(upload()) == (A, 1)
+
+
+async def test_a_key_of_a_web_app_leads_everybody_to_the_upload_that_was_first(fleet: Fleet) -> None:
+    a, b = (await fleet.join("a")).registry, (await fleet.join("b")).registry
+    assert await a.upload_of("d1") is None
+    assert await a.bind_key("d1", upload(1), instead_of=None, keep_s=60.0) == upload(1)
+    assert await b.bind_key("d1", upload(2), instead_of=None, keep_s=60.0) == upload(1)
+    assert [await each.upload_of("d1") for each in (a, b)] == [upload(1)] * 2
+    # Its answer was lost; the same again.
+    assert await a.bind_key("d1", upload(1), instead_of=None, keep_s=60.0) == upload(1)
+    assert await b.bind_key("d2", upload(2), instead_of=None, keep_s=60.0) == upload(2)
+    # What it led to is over; only who has seen just that may replace it.
+    assert await b.bind_key("d1", upload(3), instead_of=upload(2), keep_s=60.0) == upload(1)
+    assert await b.bind_key("d1", upload(3), instead_of=upload(1), keep_s=60.0) == upload(3)
+    assert await a.bind_key("d1", upload(4), instead_of=upload(1), keep_s=60.0) == upload(3)
+
+
+async def test_a_key_of_a_web_app_lapses(fleet: Fleet) -> None:
+    a = (await fleet.join("a")).registry
+    await a.bind_key("d", upload(1), instead_of=None, keep_s=0.05)
+    deadline_s = time.monotonic() + 30
+    while await a.upload_of("d") is not None:
+        assert time.monotonic() < deadline_s
+    assert await a.bind_key("d", upload(2), instead_of=None, keep_s=60.0) == upload(2)
 
 
 async def test_an_invitation_reaches_the_one_who_is_invited_and_nobody_else(fleet: Fleet) -> None:

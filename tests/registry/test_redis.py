@@ -276,9 +276,11 @@ async def test_a_lease_that_has_lapsed_leaves_nothing_behind(redis_fleet: Fleet)
     await a.has_seen("a", "b")
     await redis_fleet.crash(b)
     await a.has_seen("a")
-    assert redis_fleet.server is not None
-    assert redis_fleet.server.ask("HKEYS", "incoming:{ring}:leases") == "a:1f"
-    assert redis_fleet.server.ask("ZRANGE", "incoming:{ring}:until", "0", "-1") == "a:1f"
+    server = redis_fleet.server
+    assert server is not None
+    # Whoever looks at the leases next clears it away, a moment after its time has come.
+    await until(lambda: server.ask("HKEYS", "incoming:{ring}:leases") == "a:1f", "it is cleared away")
+    assert server.ask("ZRANGE", "incoming:{ring}:until", "0", "-1") == "a:1f"
 
 
 async def test_two_fleets_share_a_redis_by_their_prefixes(redis_fleet: Fleet, make_fleet: MakeFleet) -> None:
@@ -331,6 +333,15 @@ async def first_trouble(fleet: Fleet) -> RegistryUnavailableError:
     member = await fleet.join("a")
     assert member.registry.trouble is not None
     return member.registry.trouble
+
+
+async def trouble_but_slowness(fleet: Fleet) -> RegistryUnavailableError:
+    """Return the first trouble that a busy machine cannot be the reason for."""
+    member = await fleet.join("a")
+    while (told := member.registry.trouble) is not None and told.trouble is Trouble.TIMED_OUT:
+        await asyncio.sleep(0.02)
+    assert told is not None
+    return told
 
 
 async def test_a_user_with_the_documented_rights_gets_along(tmp_path: Path, make_fleet: MakeFleet) -> None:
@@ -386,14 +397,14 @@ async def test_tls(tmp_path: Path, make_fleet: MakeFleet) -> None:
         a = await make_fleet(None, f"{url}?ca_file={made}/ca.pem").join("a")
         await a.settled()
         for wrong in (f"{url}?ca_file={other}/ca.pem", url, f"{url}?ca_file={tmp_path}/missing.pem"):
-            told = await first_trouble(make_fleet(None, wrong))
+            told = await trouble_but_slowness(make_fleet(None, wrong))
             assert told.trouble is Trouble.TLS_FAILED, told.sentence
         told = await first_trouble(make_fleet(None, url.replace("rediss:", "redis:")))
         assert told.trouble in {Trouble.UNREACHABLE, Trouble.TIMED_OUT}, told.sentence
         for_another_host = certificates(tmp_path / "another", host="127.0.0.2")
     with redis_server(tmp_path / "redis-2", tls=for_another_host) as server:
         url = f"rediss://127.0.0.1:{server.port}?ca_file={for_another_host}/ca.pem"
-        assert (await first_trouble(make_fleet(None, url))).trouble is Trouble.TLS_FAILED
+        assert (await trouble_but_slowness(make_fleet(None, url))).trouble is Trouble.TLS_FAILED
 
 
 async def test_a_full_redis_is_told_as_such(tmp_path: Path, make_fleet: MakeFleet) -> None:

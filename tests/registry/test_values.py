@@ -15,6 +15,7 @@ from tests.support.golden import LEASE as INSTANCE
 from tests.support.golden import OWNER
 
 FORMATS = Formats()
+UPLOAD = "u" * 43 + "v" * 12
 
 identities = st.builds(Identity, st.text(), st.text(), st.text())
 instances = st.builds(
@@ -61,6 +62,17 @@ def test_the_former_program_reads_nothing_newer() -> None:
     with pytest.raises(UnreadableValueError, match="format 2; this program reads format 1"):
         former.read_instance(FORMATS.instance(INSTANCE, 2))
     assert former.read_instance(FORMATS.instance(INSTANCE, 1)) == INSTANCE
+
+
+def test_where_a_key_leads_to_is_the_same_in_both_formats() -> None:
+    both = [json.loads(Formats().key(OWNER, UPLOAD, version)) for version in (1, 2)]
+    assert [each.pop("format") for each in both] == [1, 2]
+    assert both == [{"name": OWNER.name, "start_id": OWNER.start_id, "upload_id": UPLOAD}] * 2
+    assert Formats().read_key(Formats().key(OWNER, UPLOAD, 2)) == UPLOAD
+    assert Formats(FORMER).read_key(Formats().key(OWNER, UPLOAD, 1)) == UPLOAD
+    for damaged in (Formats().key(OWNER, "../x", 2), Formats().ownership(OWNER, 1, 2), b"{"):
+        with pytest.raises(UnreadableValueError):
+            Formats().read_key(damaged)
 
 
 def test_fields_that_nobody_knows_are_ignored() -> None:

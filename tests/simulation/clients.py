@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Awaitable, Callable
 
-from incomingd.core.commands import Append, Creation, Resource
+from incomingd.core.commands import Append, Checksum, Creation, Resource
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.status import Status
 from incomingd.engine.appending import AppendReport
@@ -21,7 +22,7 @@ PASSING = frozenset(
         Code.NOT_READY, Code.STORAGE_UNAVAILABLE, Code.STORAGE_FULL, Code.STOPPING, Code.PREEMPTED,
         Code.OFFSET_MISMATCH, Code.BODY_CUT, Code.BODY_STALLED, Code.UPLOAD_COMPLETE, Code.LENGTH_EXCEEDED,
         Code.LENGTH_DIFFERS, Code.HANDING_OVER, Code.TOO_LATE, Code.NOT_WAITING, Code.UPLOAD_CANCELLED,
-        Code.UPLOAD_EXPIRED, Code.NOTHING_TO_DELIVER, Code.UPLOAD_OUT_OF_REACH,
+        Code.UPLOAD_EXPIRED, Code.NOTHING_TO_DELIVER, Code.UPLOAD_OUT_OF_REACH, Code.CHECKSUM_MISMATCH,
     }
 )  # fmt: skip
 """What a client may be told while the fleet is disturbed."""
@@ -111,12 +112,19 @@ class Client:
         """Begin, or begin anew: with another file."""
         truth = self.truth
         truth.files += 1
-        wanted = Creation(None if truth.deferred else truth.length, metadata=str(truth.files))
+        size = self.chance.randint(1, truth.length) if self.chance.random() < 0.3 else 0
+        body = Feed(truth.ink(0, size).data) if size else None
+        wanted = Creation(
+            None if truth.deferred else truth.length,
+            metadata=str(truth.files),
+            pairs=(("filename", f"{truth.name}.txt"), ("filetype", "text/plain")),
+            body=Append(0, size) if size else None,
+        )
         self.begun = True
         return await self._ask(
             f"begin file {truth.files}",
             target,
-            lambda process: process.engine.begin(truth.upload_id, wanted, None, AppendReport()),
+            lambda process: process.engine.begin(truth.upload_id, wanted, body, AppendReport()),
         )
 
     async def head(self, target: Process) -> Resource | None:
@@ -130,7 +138,18 @@ class Client:
         attempt = truth.ink(offset, size)
         feed = Feed(ended=False, length=size)
         last = truth.deferred and offset + size >= truth.length
-        wanted = Append(offset, size, length=offset + size if last else None)
+        checksum = None
+        if truth.checks and not fails:
+            sent = attempt.data if self.chance.random() < 0.8 else b"other bytes"
+            checksum = Checksum("sha1", hashlib.sha1(sent, usedforsecurity=False).digest())
+        at_the_end = checksum is not None and self.chance.random() < 0.3
+        wanted = Append(
+            offset,
+            size if not self.chance.random() < 0.1 else None,
+            length=offset + size if last else None,
+            checksum=None if at_the_end else checksum,
+            trailing_checksum=(lambda: checksum) if at_the_end and checksum is not None else None,
+        )
 
         async def send() -> None:
             pieces = self.chance.randint(1, 4)
@@ -269,7 +288,11 @@ async def make_ticket(
     keeps = chance.random() < 0.6
 
     async def work(process: Process) -> str:
-        terms = new_terms(after_handover="keep" if keeps else "delete")
+        terms = new_terms(
+            after_handover="keep" if keeps else "delete",
+            digest="sha-256" if seed % 2 else None,
+            events=("started", "cancelled", "expired", "failed") if chance.random() < 0.5 else (),
+        )
         record, _ = await process.engine.create(terms, expires_in_s=expires_in_s, key=f"key {number}")
         return record.upload_id
 
@@ -286,6 +309,7 @@ async def make_ticket(
         keeps=keeps,
         deferred=chance.random() < 0.3,
         length=chance.randint(8, 80),
+        checks=chance.random() < 0.3,
     )
     if expires_in_s is not None:
         truth.may_end.add("expired")

@@ -86,6 +86,8 @@ class Faults:
             process.ambush = Ambush(name, self.chance.randint(1, 3), self.chance.random() < 0.5, self._for(25.0))
 
     def cut(self) -> None:
+        if self.fleet.alone:
+            return
         names = self.chance.sample(self.fleet.names, 2)
         pair = frozenset(names)
         self.fleet.tell(None, f"{' and '.join(sorted(names))} do not reach each other")

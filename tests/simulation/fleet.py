@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import json
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
+from incomingd.config.redis_url import parse as parse_url
 from incomingd.core.errors import Refusal
 from incomingd.core.record import Record
 from incomingd.core.ring import Instance
@@ -30,20 +32,40 @@ from incomingd.engine.upkeep import Upkeep
 from incomingd.handover.handover import Handover, HandoverOptions
 from incomingd.metrics import Metrics
 from incomingd.registry.fleet import FleetRegistry
-from incomingd.registry.registry import AvailabilityChanged, Event, InvitationsWaiting
+from incomingd.registry.memory import MemoryRegistry
+from incomingd.registry.redis import RedisStore
+from incomingd.registry.registry import AvailabilityChanged, Event, InvitationsWaiting, Registry
+from incomingd.registry.store import Store
 from incomingd.storage.memory import MemoryDisk
 from incomingd.storage.memory_parts import Trouble
 from incomingd.wire.callback import Answer, Callback, parse_answer
 from tests.simulation.network import Network, Redis, SimPeers, SimStore
 from tests.simulation.processes import HERE, FreezesHere, Gate, ProcessClock, outside
 from tests.simulation.truth import BrokenError, Truth, bytes_of, stored, stored_on
+from tests.simulation.wire import URL
 
 T = TypeVar("T")
 
 VOLUME_ID = "Volume000001"
+"""That all share."""
+ALL: Sequence[str] = ("ABC",)
+EACH: Sequence[str] = ("A", "B", "C")
+TWO_BESIDE: Sequence[Sequence[str]] = (("AB", "C"), ("A", "BC"))
+"""Who share a volume: all of them, nobody, two beside a third."""
 LEASE_S = 5.0
 ANSWER_S = 15.0
 """So long a client waits for an answer."""
+
+
+def volume_ids(volumes: Sequence[str]) -> dict[str, str]:
+    """Return the id of each instance's volume.
+
+    Args:
+        volumes: for each volume the names, of one letter, of those who share it.
+    """
+    if len(volumes) == 1:
+        return dict.fromkeys(volumes[0], VOLUME_ID)
+    return {name: f"Volume{names[0]}00001" for names in volumes for name in names}
 
 
 class NoAnswerError(Exception):
@@ -106,6 +128,9 @@ class WebApp:
         if len(file.data) != record.content.length:
             raise BrokenError(f"{truth.name}: {len(file.data)} bytes handed over, not {record.content.length}")
         truth.arrived = bytes(file.data)
+        wanted = hashlib.sha256(truth.arrived).hexdigest() if record.terms.digest is not None else None
+        if record.digest != wanted:
+            raise BrokenError(f"{truth.name}: handed over with another file's digest, or without its own")
 
 
 class Process:
@@ -119,22 +144,22 @@ class Process:
         self.clock = ProcessClock(self.gate, fleet.chance.getrandbits(64))
         self.identity = Identity(name, f"{run}f{name.lower()}", f"{name}.example:1")
         self.ambush: Ambush | None = None
+        self.redis: RedisStore | None = None
         self.sick: Callable[[str], Trouble | None] | None = None
         self.connections: set[asyncio.Future[Any]] = set()
         self.ready = False
         self.alive = True
         disk = fleet.disk_of(name)
         host = name if disk.network else ""
-        self.volume = disk.open(shared=True, start_id=self.identity.start_id, host=host)
+        self.volume = disk.open(shared=not fleet.alone, start_id=self.identity.start_id, host=host)
         self.volume.trouble = self._trouble
         self.gate.context.run(self._build)
 
     def _build(self) -> None:
         fleet = self.fleet
-        instance = Instance(
-            self.identity, started_at=self.clock.now(), volumes=frozenset({self.volume.id}), version="1.0.0"
-        )
-        self.registry = FleetRegistry(SimStore(fleet.redis, self), self.clock, instance, lease_s=fleet.lease_s)
+        volumes = frozenset({self.volume.id}) | self.volume.heir_of
+        instance = Instance(self.identity, started_at=self.clock.now(), volumes=volumes, version="1.0.0")
+        self.registry = self._registry(instance)
         self.engine = Engine(
             Services(
                 clock=self.clock,
@@ -155,6 +180,15 @@ class Process:
         self.drain = Drain(self.engine, DrainOptions(), callbacks_open=lambda: self.handover.under_way)
         self.peer_side = PeerSide(self.engine, self._status)
         _ = self.spawn(self._start(), "start")
+
+    def _registry(self, instance: Instance) -> Registry:
+        fleet = self.fleet
+        if fleet.alone:
+            return MemoryRegistry(instance.identity)
+        store: Store = SimStore(fleet.redis, self)
+        if fleet.redis.server is not None:
+            store = self.redis = RedisStore(parse_url(URL), self.clock)
+        return FleetRegistry(store, self.clock, instance, lease_s=fleet.lease_s)
 
     async def _status(self) -> dict[str, Any]:
         return {"instance": self.name, "state": self.engine.state.phase.value}
@@ -177,7 +211,11 @@ class Process:
         _ = self.clock.spawn(self.handover.run(), name="hand-over")
         _ = self.clock.spawn(self.upkeep.run(), name="upkeep")
         _ = self.clock.spawn(self.census.run(), name="census")
-        self.engine.state.ready()
+        _ = self.clock.spawn(self.engine.inheriting.run(), name="heirdoms")
+        if self.volume.retirement is None:
+            self.engine.state.ready()
+        else:
+            self.drain.resume_retirement()
         self.ready = True
         self.fleet.tell(self, "ready")
 
@@ -260,23 +298,26 @@ def beginning_of(record: Record) -> tuple[int, int]:
 class Fleet:
     """Everything; made anew for every run."""
 
-    def __init__(self, seed: int, *, network_disk: bool = False, private: bool = False, names: str = "ABC") -> None:
+    def __init__(self, seed: int, *, network_disk: bool = False, volumes: Sequence[str] = ALL) -> None:
         self.seed = seed
         self.chance = random.Random(seed)
         self.lines: list[str] = []
         self.network = Network(random.Random(self.chance.getrandbits(64)))
         self.redis = Redis(self, random.Random(self.chance.getrandbits(64)))
-        self.private = private
-        ids = [f"Volume{name}00001" for name in names] if private else [VOLUME_ID]
+        self.names = list("".join(volumes))
+        self.alone = len(self.names) == 1
+        """One instance without a registry, as it is set up by default."""
+        self.homes = volume_ids(volumes)
+        """Name of an instance -> id of its volume."""
+        ids = dict.fromkeys(self.homes.values())
         self.disks = {each: MemoryDisk(each, self.chance.getrandbits(32), network=network_disk) for each in ids}
-        """By the ids of their volumes; of a fleet with private ones, one for each instance."""
+        """By the ids of their volumes."""
         self.lease_s = LEASE_S
         self.options = EngineOptions(hold_s=10.0, lease_s=LEASE_S, idle_s=8.0, expires_in_s=7 * 86400.0)
         self.handover_options = HandoverOptions(confirm_timeout_s=1e9, backoff_max_s=10.0)
         self.disk_delays = 0.0
         self.disk_slow_s = 0.01
         self.app = WebApp(self)
-        self.names = list(names)
         self.running: dict[str, Process] = {}
         self.all: list[Process] = []
         self.truths: dict[str, Truth] = {}
@@ -298,7 +339,28 @@ class Fleet:
         fields = " ".join(f"{k}={self._short(v)}" for k, v in event.items() if k not in ("event", "timestamp"))
         at = asyncio.get_running_loop().time()
         self.lines.append(f"{at:9.3f}  {gate.name if gate else '--':4}     {event['event']} {fields}")
+        if event["event"] == "drain.ended":
+            self._check_drained(next(each for each in self.all if each.gate is gate))
         return event
+
+    def _check_drained(self, process: Process) -> None:
+        """Whoever is drained has given away every upload and every byte, where anybody takes them."""
+        # A lease of a former run of the same instance may still hold; nobody has to take anything there.
+        others = [each for each in process.registry.instances if each.identity.name != process.name]
+        own = process.volume.id
+        # What somebody else reaches may stay where it is.
+        alone_there = not any(own in each.volumes for each in others)
+        if not self.private or not alone_there or not any(each.takes() for each in others):
+            return
+        for truth in self.truths.values():
+            found = stored(self.disks.values(), truth.upload_id)
+            if found is None or found[0].status.final:
+                continue
+            record, disk = found
+            contents = [record.content, *(content for _, content in record.parts)]
+            needed = any(r.volume_id == own and (r.stop is None or r.stop > r.start) for c in contents for r in c.map)
+            if disk.volume_id == own or needed:
+                self.broken.append(BrokenError(f"{process.run} is drained, and {truth.name} still needs it"))
 
     def _short(self, value: object) -> str:
         return self.name_of(value) if isinstance(value, str) else str(value)
@@ -324,14 +386,24 @@ class Fleet:
     # -- disks
 
     @property
+    def private(self) -> bool:
+        """Whether there is a volume that not all of them reach."""
+        return len(self.disks) > 1
+
+    @property
     def disk(self) -> MemoryDisk:
         """That all share."""
-        assert not self.private
         return self.disks[VOLUME_ID]
+
+    def separate(self, volumes: Sequence[str]) -> None:
+        """Give the instances these volumes, before the first of them starts."""
+        assert not self.all
+        self.homes = volume_ids(volumes)
+        self.disks = {each: MemoryDisk(each, number) for number, each in enumerate(dict.fromkeys(self.homes.values()))}
 
     def disk_of(self, name: str) -> MemoryDisk:
         """Return the disk that an instance uses."""
-        return self.disks[f"Volume{name}00001"] if self.private else self.disk
+        return self.disks[self.homes.get(name, VOLUME_ID)]
 
     def stored(self, upload_id: str) -> Record | None:
         """Return the last record of an upload."""
@@ -414,16 +486,24 @@ class Fleet:
             if record.status.whole:
                 self._check_promise(truth, beginning_of(record), record, offset, floor)
             return
-        epoch = live.record.epoch
-        whose = truth.answered.setdefault(epoch, process.run)
-        if whose != process.run:
-            raise BrokenError(f"{truth.name}: {whose} and {process.run} have both answered as owner {epoch}")
+        epoch = self.owns(process, truth)
         if epoch < floor[2]:
             raise BrokenError(f"{truth.name}: {process.run} answers as owner {epoch}, after owner {floor[2]} has")
         truth.epoch = max(truth.epoch, epoch)
         if record.epoch < epoch:
             raise BrokenError(f"{truth.name}: an answer of owner {epoch}, who is on no record")
         self._check_promise(truth, beginning_of(live.record), record, offset, floor)
+
+    def owns(self, process: Process, truth: Truth) -> int:
+        """Check that nobody else answers under the same tenure; return its epoch."""
+        live = process.engine.keeper.find(truth.upload_id)
+        if live is None or live.superseded or live.record.status is not Status.OPEN:
+            return 0
+        epoch = live.record.epoch
+        whose = truth.answered.setdefault(epoch, process.run)
+        if whose != process.run:
+            raise BrokenError(f"{truth.name}: {whose} and {process.run} have both answered as owner {epoch}")
+        return epoch
 
     def _check_promise(
         self,
@@ -450,6 +530,19 @@ class Fleet:
         """Let what is left of all processes end."""
         for process in self.all:
             process.gate.clear_away()
+
+    def forget_connections(self) -> None:
+        """Let go of what killed processes had open; a system does that for them."""
+        if self.redis.server is not None:
+            self.redis.server.forget()
+        for process in self.all:
+            if process.redis is not None:
+                pool: Any = process.redis._redis
+                for connection in (
+                    *pool.connection_pool._available_connections,
+                    *pool.connection_pool._in_use_connections,
+                ):
+                    connection._reader = connection._writer = None
 
 
 def _answer(answered: asyncio.Future[Any], result: object) -> None:

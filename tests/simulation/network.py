@@ -7,11 +7,23 @@ import copy
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from incomingd.core.errors import Refusal
-from incomingd.core.peering import Act, Acted, BytesWanted, Question, Recall, Recalled, Recorded, Release, Voided
+from incomingd.core.peering import (
+    Act,
+    Acted,
+    Bequest,
+    BytesWanted,
+    Inherited,
+    Question,
+    Recall,
+    Recalled,
+    Recorded,
+    Release,
+    Voided,
+)
 from incomingd.core.tenure import Identity
 from incomingd.peers.calls import (
     Document,
@@ -29,6 +41,7 @@ from incomingd.storage.body import BodyCutError, CutReason
 from incomingd.storage.volume import VolumeError
 from tests.simulation.processes import HERE, outside
 from tests.simulation.truth import BrokenError
+from tests.simulation.wire import Server
 
 if TYPE_CHECKING:
     from tests.simulation.fleet import Fleet, Process
@@ -37,6 +50,18 @@ T = TypeVar("T")
 
 CALL_S = 5.0
 PIECE_BYTES = 16
+
+
+@dataclass
+class Pick:
+    """Messages that fare as somebody wants, not by chance."""
+
+    what: str
+    """They ask, or tell."""
+    fate: str
+    """``lost``, ``unanswered`` (it arrives, its answer does not), ``held`` (until it is delivered)."""
+    count: float
+    """So many."""
 
 
 class Network:
@@ -53,11 +78,32 @@ class Network:
         """Share of messages that come again, later."""
         self.cut: set[frozenset[str]] = set()
         """Pairs of names that do not reach each other."""
+        self.picked: list[Pick] = []
+        self.held: dict[str, list[Callable[[], None]]] = {}
+        """Messages that somebody holds back, by what they ask."""
 
     def heal(self) -> None:
         """Let every message arrive, once and soon."""
         self.lost = self.late = self.twice = 0.0
         self.cut.clear()
+        self.picked.clear()
+
+    def picks(self, what: str, arrive: Callable[..., None]) -> bool:
+        """Have happen to a message what somebody wants of just such ones; return whether anybody does."""
+        for pick in self.picked:
+            if pick.what == what and pick.count > 0:
+                pick.count -= 1
+                if pick.fate == "held":
+                    self.held.setdefault(what, []).append(lambda: arrive(answers=True))
+                elif pick.fate == "unanswered":
+                    outside(self.delay_s(), lambda: arrive(answers=False))
+                return True
+        return False
+
+    def deliver(self, what: str) -> None:
+        """Let the messages that were held back arrive."""
+        for arrive in self.held.pop(what, []):
+            arrive()
 
     def delay_s(self) -> float:
         return self.chance.expovariate(1 / self.slow_s)
@@ -109,7 +155,7 @@ class SimPeers:
             elif gone is not None:
                 outside(network.delay_s(), _settle, answer, gone)
 
-        if not network.happens(network.lost):
+        if not network.picks(what, arrive) and not network.happens(network.lost):
             late = within_s + network.chance.uniform(0, 20) if network.happens(network.late) else 0.0
             outside(network.delay_s() + late, lambda: arrive(answers=True))
             if network.happens(network.twice):
@@ -165,6 +211,9 @@ class SimPeers:
 
     async def release(self, holder: Identity, release: Release) -> None:
         await self._plain(holder, "release", lambda target: target.engine.giving.release(release))
+
+    async def inherit(self, heir: Identity, bequest: Bequest) -> Inherited:
+        return await self._plain(heir, "bequest", lambda target: target.engine.inheriting.inherit(bequest))
 
     async def _plain(self, peer: Identity, what: str, work: Callable[[Process], Awaitable[T]]) -> T:
         return await self._call(peer, what, work)
@@ -246,11 +295,23 @@ class Redis:
         self._fleet = fleet
         self.chance = chance
         self.store = MemoryStore(lambda: asyncio.get_running_loop().time(), lambda: f"{chance.getrandbits(128):032x}")
-        self.state = "up"
-        """``up``, ``down``, ``hung``."""
+        self.server: Server | None = None
+        """Where processes speak to it as they do to a real one."""
+        self._now_is = "up"
         self.loses_answers = 0.0
         self.forged = False
         self._replica: dict[str, Any] | None = None
+
+    @property
+    def state(self) -> str:
+        """``up``, ``down``, ``hung``."""
+        return self._now_is
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self._now_is = state
+        if self.server is not None:
+            self.server.changed()
 
     def heal(self) -> None:
         self.state, self.loses_answers = "up", 0.0
@@ -273,6 +334,8 @@ class Redis:
             vars(self.store).update(copy.deepcopy(self._replica))
         self.store.run_id = f"{self.chance.getrandbits(128):032x}"
         self._replica = None
+        if self.server is not None:
+            self.server.drop_all()
 
     def _values(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self.store).items() if name not in ("_now", "_hints", "run_id")}
@@ -319,6 +382,14 @@ class SimStore:
 
     async def release(self, entries: Sequence[Entry]) -> None:
         await self._do(lambda store: store.release(entries))
+
+    async def keyed(self, key: str) -> bytes | None:
+        return await self._do(lambda store: store.keyed(key))
+
+    async def bind_key(self, key: str, value: bytes, *, upload_id: str, instead_of: str, keep_s: float) -> bytes | None:
+        return await self._do(
+            lambda store: store.bind_key(key, value, upload_id=upload_id, instead_of=instead_of, keep_s=keep_s)
+        )
 
     async def invite(self, lease_id: str, invitations: Mapping[str, bytes]) -> None:
         await self._do(lambda store: store.invite(lease_id, invitations))

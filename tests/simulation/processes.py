@@ -86,7 +86,15 @@ class _Turn:
 
 
 class ProcessLoop(VirtualLoop):
-    """A virtual loop on which processes can be frozen."""
+    """A virtual loop on which processes can be frozen, and whose network is a simulated one."""
+
+    connect: Callable[[Callable[[], Any], str], tuple[Any, Any]] | None = None
+    """Makes connections; None: there is no network."""
+
+    async def create_connection(self, protocol_factory: Any, host: Any = None, *_: Any, **__: Any) -> tuple[Any, Any]:
+        assert self.connect is not None, f"a connection to {host}"
+        await asyncio.sleep(0)
+        return self.connect(protocol_factory, host)
 
     def call_soon(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: contextvars.Context | None = None

@@ -6,20 +6,34 @@ line for line. Blocks stand apart by empty lines; ``#`` begins a remark.
 ======================================  ========================================================
 ``instances A B …``                     start them, wait until they know each other
 ``hosts A B …``                         the same, each on another host: the disk is a network's
+``private A B …``                       the same, each with a volume of its own; tickets are made at the first
+``volumes AB C …``                      the same: A and B share a volume, C has its own
 ``create u [LENGTH]``                   a ticket; without a length the file's end is told later
 ``A begin u``                           (again: anew)
 ``A append u TEXT [offset=N] [length=N]``  *TEXT* without quotes; from the offset told last, if none is given
-``A head u``, ``A cancel u``, ``A terminate u``, ``A expire u``
+``A head u``, ``A cancel u``, ``A confirm u``, ``A terminate u``, ``A expire u``
 ``… &``                                 go on without its answer; ``answer A`` tells it
 ``hold A at STEP [NUMBER]``             freeze the whole process at its call of the disk
 ``hold A after STEP [NUMBER]``          the same, when it is done, but nobody has heard of it
 ``fail A at STEP [NUMBER]``             that call of its fails
+``fail A after STEP [NUMBER]``          the same, although it is done
+``slow A at STEP [NUMBER]``             that call takes some seconds
 ``freeze A``, ``thaw A``, ``kill A``, ``start A``, ``drain A``, ``undrain A``
+``drain A &``                           go on before it has ended; ``phase A`` tells how far it has come
+``retire A [for B] [&]``                the same for good: B, or whoever the ring says, is its heir; ``retired A`` tells
+``A ticket [KEY]``                      one more, of which nothing else is told; or the one that the key has led to
+``unborn u A``                          an id of the volume of A under which nothing was ever made
+``app done|wait|down``                  what the web app answers
 ``cut A B``, ``heal``                   they do not reach each other
+``lose WHAT [NUMBER]``                  ``question``, ``recorded``, ``bytes``, …: such messages do not arrive
+``unanswered WHAT [NUMBER]``            they arrive, and their answers do not
+``delay WHAT [NUMBER]``, ``deliver WHAT``  they arrive when somebody says so
 ``recall A u EPOCH by B``               an old message arrives
 ``redis wipe|down|up|replica|fail-over``, ``set-owner u A EPOCH``
 ``clock A +SECONDS``, ``wait SECONDS``
-``show u``                              tells claims, map, status
+``show u``                              tells claims, map (``1@A``: of tenure 1, on the volume of A), status
+``holds u``                             tells who has bytes of it on a volume of its own
+``traces u``                            tells on whose volumes anything of it stands
 ``file u``                              tells the complete file, as the web app has it
 ======================================  ========================================================
 """
@@ -27,9 +41,10 @@ line for line. Blocks stand apart by empty lines; ``#`` begins a remark.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
-from incomingd.core import codec
+from incomingd.core import codec, ids
 from incomingd.core.commands import Append, Creation, Resource
 from incomingd.core.errors import Refusal
 from incomingd.core.peering import Recall
@@ -37,11 +52,14 @@ from incomingd.engine.appending import AppendReport
 from incomingd.storage.memory_parts import Trouble
 from tests.engine.world import Feed, new_terms
 from tests.simulation.fleet import Ambush, Fleet, NoAnswerError, Process
-from tests.simulation.processes import OUTSIDE, ProcessLoop, outside_task
+from tests.simulation.network import Pick
+from tests.simulation.processes import OUTSIDE, ProcessLoop, outside, outside_task
 from tests.simulation.story import logging_to
 from tests.simulation.truth import Attempt, Truth
 
 HELD_S = 120.0
+SLOW_S = 7.0
+"""Longer than a peer waits for an answer."""
 
 
 def run(path: Path) -> list[tuple[int, list[str], list[str], list[str]]]:
@@ -138,6 +156,9 @@ class _Runner:
         self.answers.setdefault(target.name, []).append(f"{target.name}: {said}")
 
     async def _serve(self, process: Process, words: list[str]) -> str:
+        if words[0] == "ticket":
+            _, new = await process.engine.create(new_terms(), key=words[1] if len(words) > 1 else None)
+            return "made" if new else "made before"
         truth = self._truth(words[1])
         options = dict(word.split("=") for word in words[2:] if "=" in word)
         floor = self.fleet.before(truth)
@@ -174,6 +195,9 @@ class _Runner:
             case "cancel":
                 await engine.cancel(upload_id, "")
                 return "cancelled"
+            case "confirm":
+                view = await engine.confirm(upload_id, done=True, message=None, client_data=None)
+                return view.record.status.value
             case "terminate":
                 await engine.terminate(upload_id, None)
                 return "terminated"
@@ -201,6 +225,14 @@ class _Runner:
         self.fleet.disk.network = True
         await self._do_instances(*names)
 
+    async def _do_private(self, *names: str) -> None:
+        self.fleet.separate(names)
+        await self._do_instances(*names)
+
+    async def _do_volumes(self, *volumes: str) -> None:
+        self.fleet.separate(volumes)
+        await self._do_instances(*"".join(volumes))
+
     async def _do_create(self, name: str, length: str = "0") -> None:
         process = next(iter(self.fleet.running.values()))
         record, _ = await process.engine.create(new_terms(after_handover="keep"), expires_in_s=3600.0)
@@ -211,9 +243,19 @@ class _Runner:
     async def _do_hold(self, name: str, when: str, step: str, count: str = "1") -> None:
         self.fleet.running[name].ambush = Ambush(step, int(count), when == "after", None)
 
-    async def _do_fail(self, name: str, _: str, step: str, count: str = "1") -> None:
+    async def _do_fail(self, name: str, when: str, step: str, count: str = "1") -> None:
+        self._strike(name, step, int(count), lambda: Trouble(done=when == "after"))
+
+    async def _do_slow(self, name: str, _: str, step: str, count: str = "1") -> None:
+        def trouble() -> Trouble:
+            hold: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            outside(SLOW_S, hold.set_result, None)
+            return Trouble(error=None, hold=hold)
+
+        self._strike(name, step, int(count), trouble)
+
+    def _strike(self, name: str, step: str, left: int, trouble: Callable[[], Trouble]) -> None:
         process = self.fleet.running[name]
-        left = int(count)
 
         def befalls(call: str) -> Trouble | None:
             nonlocal left
@@ -221,7 +263,7 @@ class _Runner:
             if left > 0 or call != step:
                 return None
             process.sick = None
-            return Trouble()
+            return trouble()
 
         process.sick = befalls
 
@@ -239,16 +281,66 @@ class _Runner:
         self.fleet.start(name)
         await asyncio.sleep(1.0)
 
-    async def _do_drain(self, name: str) -> None:
+    async def _do_drain(self, name: str, aside: str = "") -> None:
         process = self.fleet.running[name]
         process.gate.context.run(process.drain.start)
-        assert await process.drain.wait(HELD_S)
+        if aside:
+            await asyncio.sleep(SLOW_S)
+        else:
+            assert await process.drain.wait(HELD_S)
+
+    async def _do_phase(self, name: str) -> None:
+        self.told.append(f"{name}: {self.fleet.running[name].engine.state.phase.value}")
+
+    async def _do_retire(self, name: str, *words: str) -> None:
+        process = self.fleet.running[name]
+        heir = words[1] if "for" in words else None
+        task = process.spawn(process.drain.retire(heir), "retire")
+        await asyncio.wait([task])
+        if "&" in words:
+            await asyncio.sleep(SLOW_S)
+        else:
+            assert await process.drain.wait(HELD_S)
+
+    async def _do_retired(self, name: str) -> None:
+        process = self.fleet.running[name]
+        found = process.drain.progress.retirement
+        state = process.engine.state.phase.value
+        told = f"{found['stage']}, heir {found['heir']}, {found['inherited']} inherited" if found else "does not retire"
+        self.told.append(f"{name}: {state}; {told}")
+
+    async def _do_unborn(self, name: str, where: str) -> None:
+        upload_id = ids.upload_id(self.fleet.chance.getrandbits(300), self.fleet.disk_of(where).volume_id)
+        self.fleet.truths[upload_id] = Truth(upload_id, name, 0, keeps=True, deferred=True, length=0)
 
     async def _do_undrain(self, name: str) -> None:
-        await self.fleet.running[name].drain.undo()
+        try:
+            await self.fleet.running[name].drain.undo()
+        except Refusal as refusal:
+            self.told.append(f"{name}: refused {refusal.code.value}")
 
     async def _do_cut(self, one: str, other: str) -> None:
         self.fleet.network.cut.add(frozenset((one, other)))
+
+    async def _do_app(self, answers: str) -> None:
+        self.fleet.app.state = answers
+
+    async def _do_lose(self, what: str, count: str = "inf") -> None:
+        self._pick(what, "lost", count)
+
+    async def _do_unanswered(self, what: str, count: str = "inf") -> None:
+        self._pick(what, "unanswered", count)
+
+    async def _do_delay(self, what: str, count: str = "inf") -> None:
+        self._pick(what, "held", count)
+
+    def _pick(self, what: str, fate: str, count: str) -> None:
+        self.fleet.network.picked.append(Pick(what, fate, float(count)))
+
+    async def _do_deliver(self, what: str) -> None:
+        assert self.fleet.network.held.get(what), f"nobody has sent such a message: {what}"
+        self.fleet.network.deliver(what)
+        await asyncio.sleep(1.0)
 
     async def _do_heal(self) -> None:
         self.fleet.network.heal()
@@ -285,28 +377,57 @@ class _Runner:
 
     async def _do_show(self, name: str) -> None:
         truth = self._truth(name)
-        folder = self.fleet.disk.uploads.names[truth.upload_id]
         record = self.fleet.stored(truth.upload_id)
         assert record is not None, name
-        claims = [codec.decode_claim(bytes(f.data)) for n, f in folder.names.items() if n.startswith("claim.")]
+        folders = {
+            volume_id: disk.uploads.names[truth.upload_id].names
+            for volume_id, disk in self.fleet.disks.items()
+            if truth.upload_id in disk.uploads.names
+        }
+        # A claim by which an upload is given away lies with the giver, and with the taker once it has recorded it.
+        claims = {
+            claim.epoch: claim
+            for names in folders.values()
+            for each, file in names.items()
+            if each.startswith("claim.")
+            for claim in [codec.decode_claim(bytes(file.data))]
+        }
         chain = " ".join(
-            f"{claim.epoch}:{claim.owner.name}{'' if claim.kind.value == 'pull' else f':{claim.kind.value}'}"
-            for claim in sorted(claims, key=lambda claim: claim.epoch)
+            f"{epoch}:{claim.owner.name}{'' if claim.kind.value == 'pull' else f':{claim.kind.value}'}"
+            for epoch, claim in sorted(claims.items())
         )
         spans = []
         for part in record.content.map:
-            segment = folder.names.get(part.segment)
+            segment = folders.get(part.volume_id, {}).get(part.segment)
             size = len(segment.data) - part.skip if segment is not None else 0
             stop = part.stop if part.stop is not None else part.start + size
-            spans.append(f"{part.segment.removeprefix('bytes.')}:{part.start}-{stop}{'!' if part.contested else ''}")
+            at = f"@{part.volume_id[len('Volume')]}" if self.fleet.private else ""
+            tenure = part.segment.removeprefix("bytes.")
+            spans.append(f"{tenure}{at}:{part.start}-{stop}{'!' if part.contested else ''}")
         self.told.append(f"{name}: {record.status.value} claims {chain} map {' '.join(spans) or '-'}")
+
+    async def _do_holds(self, name: str) -> None:
+        upload_id = self._truth(name).upload_id
+        for each in self.fleet.names:
+            disk = self.fleet.disk_of(each)
+            folder = disk.uploads.names.get(upload_id)
+            segments = folder.names.items() if folder is not None else ()
+            held = [
+                f"{n.removeprefix('bytes.')}:{len(f.data)}" for n, f in segments if n.startswith("bytes.") and f.data
+            ]
+            self.told.append(f"{each} holds {' '.join(sorted(held)) or 'nothing'}")
+
+    async def _do_traces(self, name: str) -> None:
+        upload_id = self._truth(name).upload_id
+        found = [each for each in self.fleet.names if upload_id in self.fleet.disk_of(each).uploads.names]
+        self.told.append(f"{name}: traces at {' '.join(found) or 'nobody'}")
 
     async def _do_file(self, name: str) -> None:
         truth = self._truth(name)
         record = self.fleet.stored(truth.upload_id)
         joined = record is not None and (record.joined or record.status.final)
-        file = self.fleet.disk.files.names.get(truth.upload_id) if joined else None
-        text = bytes(file.data).decode() if file is not None else "none"
+        file = self.fleet.file_of(truth.upload_id) if joined else None
+        text = file.decode() if file is not None else "none"
         self.told.append(f"{name}: file {text}; the web app has {truth.arrived.decode() if truth.arrived else 'none'}")
 
 

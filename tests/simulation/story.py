@@ -16,13 +16,20 @@ from incomingd.engine.state import Phase
 from incomingd.log import logger
 from tests.simulation.clients import Client, make_ticket
 from tests.simulation.faults import Faults
-from tests.simulation.fleet import Fleet, NoAnswerError, Process, beginning_of
+from tests.simulation.fleet import ALL, EACH, TWO_BESIDE, Fleet, NoAnswerError, Process, beginning_of
+from tests.simulation.onlookers import Onlookers
+from tests.simulation.parallel import ParallelClient
 from tests.simulation.processes import OUTSIDE, ProcessLoop, outside_task
 from tests.simulation.truth import BrokenError, Truth
+from tests.simulation.wire import Server, connecting
 
 LINES_SHOWN = 400
-PRIVATE = 0.0
+WIRE = 0.15
+ALONE = 0.08
+PRIVATE = 0.35
 """Share of fleets in which each instance has a volume of its own, where the profile does not say so."""
+BESIDE = 0.2
+"""Share of fleets in which two share a volume, and the third has its own."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,22 @@ class Profile:
     network_disk: bool | None = None
     private: bool | None = None
     """A volume for each instance; else one for all."""
+    beside: bool | None = None
+    """Of private ones: two instances share one."""
     cancels: float = 0.03
     """How often somebody cancels, in each second."""
     expires: float = 0.15
     """Share of tickets with little time."""
     stays_frozen: bool | None = None
     deferred: bool | None = None
+    alone: bool | None = None
+    """One instance, without a registry."""
+    wire: float | None = None
+    """Share of fleets that speak to Redis over connections, with the product's own store."""
+    parallel: float = 0.15
+    """Share of uploads that are sent in parts."""
+    looks: float = 0.3
+    """How often somebody looks, lists, changes or downloads, in each second."""
 
 
 class Story(AssertionError):
@@ -61,8 +78,10 @@ def run(seed: int, profile: Profile | None = None) -> Fleet:
     profile = profile or Profile()
     chance = random.Random(seed)
     network_disk = profile.network_disk if profile.network_disk is not None else chance.random() < 0.3
-    private = profile.private if profile.private is not None else chance.random() < PRIVATE
-    fleet = Fleet(seed, network_disk=network_disk, private=private)
+    fleet = Fleet(seed, network_disk=network_disk, volumes=_volumes(profile, chance))
+    if chance.random() < (WIRE if profile.wire is None else profile.wire):
+        fleet.redis.server = Server(fleet.redis)
+        loop.connect = connecting(fleet.redis.server)
     errors: list[BaseException] = []
     with logging_to(fleet):
         task = loop.create_task(_Run(fleet, profile, chance).run(), context=OUTSIDE.copy())
@@ -74,11 +93,25 @@ def run(seed: int, profile: Profile | None = None) -> Fleet:
         found = [each.get("exception") or AssertionError(each.get("message")) for each in loop.complaints]
         loop.complaints.clear()
         loop.finish()
+        fleet.forget_connections()
     errors = [*fleet.broken, *found, *errors]
     if errors:
         story = "\n".join(fleet.lines[-LINES_SHOWN:])
         raise Story(f"{errors[0]!r}\n\n{story}\n\nagain: INCOMING_SIM_SEED={seed}") from errors[0]
     return fleet
+
+
+def _volumes(profile: Profile, chance: random.Random) -> Sequence[str]:
+    """Choose who shares a volume with whom, as far as *profile* leaves that open."""
+    private, beside = profile.private, bool(profile.beside)
+    if private is None:
+        drawn = chance.random()
+        private = drawn < PRIVATE + BESIDE
+        beside = drawn >= PRIVATE
+    if private:
+        return chance.choice(TWO_BESIDE) if beside else EACH
+    alone = chance.random() < ALONE if profile.alone is None else profile.alone
+    return ("A",) if alone else ALL
 
 
 @contextmanager
@@ -103,6 +136,7 @@ class _Run:
         self.chance = chance
         self.clients: list[Client] = []
         self.faults = Faults(fleet, random.Random(chance.getrandbits(64)))
+        self.onlookers = Onlookers(fleet, random.Random(chance.getrandbits(64)))
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
@@ -151,7 +185,9 @@ class _Run:
                     await asyncio.sleep(0.5)
             if self.profile.deferred is not None:
                 truth.deferred = self.profile.deferred
-            client = Client(fleet, truth, chance.getrandbits(32))
+            truth.parallel = chance.random() < self.profile.parallel and not truth.deferred
+            kind = ParallelClient if truth.parallel else Client
+            client = kind(fleet, truth, chance.getrandbits(32))
             client.lost = chance.choice([0.0, 0.1, 0.3])
             self.clients.append(client)
             tabs = self.profile.tabs or chance.choice([1, 1, 2])
@@ -182,6 +218,8 @@ class _Run:
                     await client.terminate(target)
                 else:
                     await self._act(target, client.truth, "cancel")
+            if chance.random() < self.profile.looks:
+                self._tasks.append(outside_task(self.onlookers.act(target), "onlooker"))
             for upload_id in sorted(fleet.app.waiting):
                 if chance.random() < 0.3:
                     await self._confirm(target, fleet.truths[upload_id])
@@ -220,7 +258,7 @@ class _Run:
         fleet.tell(None, "nothing is disturbed any more")
         stays = self.profile.stays_frozen if self.profile.stays_frozen is not None else self.chance.random() < 0.4
         # What lies with it alone is out of reach then.
-        stays = stays and not fleet.private
+        stays = stays and not (fleet.private or fleet.alone)
         left = [each for each in fleet.running.values() if each.gate.frozen] if stays else []
         for process in left:
             fleet.tell(process, "stays frozen")
@@ -314,7 +352,7 @@ class _Run:
 
     def _check_published(self, process: Process) -> None:
         fleet = self.fleet
-        if fleet.redis.forged:
+        if fleet.redis.forged or fleet.alone:
             # What stands there with a higher number is left there.
             return
         entries = fleet.redis.owners()

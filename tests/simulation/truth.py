@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from incomingd.core import codec
 from incomingd.core.record import Record
 from incomingd.storage.chain import Chain
-from incomingd.storage.memory import MemoryDisk
+from incomingd.storage.memory_disk import Platters
 
 
 class BrokenError(AssertionError):
@@ -26,20 +26,20 @@ Beginning = tuple[int, int]
 """Number of the beginning in the record; number of the file that its client named."""
 
 
-def stored_on(disk: MemoryDisk, upload_id: str) -> Record | None:
+def stored_on(disk: Platters, upload_id: str) -> Record | None:
     """Return the last record of an upload as it lies on one disk."""
     folder = disk.uploads.names.get(upload_id)
     name = Chain.of(folder.names).last_record if folder is not None else None
     return codec.decode(bytes(folder.names[name].data)) if folder is not None and name is not None else None
 
 
-def stored(disks: Iterable[MemoryDisk], upload_id: str) -> tuple[Record, MemoryDisk] | None:
+def stored(disks: Iterable[Platters], upload_id: str) -> tuple[Record, Platters] | None:
     """Return the last record of an upload, and where it lies."""
     found = [(record, disk) for disk in disks if (record := stored_on(disk, upload_id)) is not None]
     return max(found, key=lambda each: each[0].epoch, default=None)
 
 
-def bytes_of(disks: Mapping[str, MemoryDisk], at: MemoryDisk, record: Record) -> bytes:
+def bytes_of(disks: Mapping[str, Platters], at: Platters, record: Record) -> bytes:
     """Return the bytes that the record's map names, on whichever disk they lie."""
     if record.joined:
         file = at.files.names.get(record.upload_id)
@@ -86,6 +86,10 @@ class Truth:
     keeps: bool
     deferred: bool
     length: int
+    checks: bool = False
+    """Its client tells checksums, right ones and wrong ones."""
+    parallel: bool = False
+    """It is sent in parts."""
     files: int = 0
     """How many files its client has named."""
     attempts: list[Attempt] = field(default_factory=list)

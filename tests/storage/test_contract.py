@@ -312,6 +312,17 @@ async def test_cutting_back_minds_what_the_segment_skips(volume: AnyVolume) -> N
 # -- joining
 
 
+async def test_a_segment_that_nobody_has_written_yet_need_not_be_there_to_be_synced(volume: AnyVolume) -> None:
+    """Whoever is killed between a claim and the first byte leaves a record that names it. One that holds bytes must."""
+    record = await owned_upload(volume)
+    await put(volume, record.upload_id, "bytes.1", b"abc")
+    whole = complete_record(record, ("bytes.1", 0, 3), volume=volume).content
+    await volume.sync_segments(record, whole.grown_by("bytes.2", volume.id, 3))
+    await volume.drop_segments(record.upload_id, ["bytes.1"])
+    with pytest.raises(VolumeUnavailableError):
+        await volume.sync_segments(record, whole)
+
+
 @pytest.mark.parametrize(
     "pieces, expected",
     [
@@ -712,3 +723,95 @@ async def test_a_forgotten_key_can_be_bound_again(machine: Machine) -> None:
     assert await volume.bind_key("key", new_id(5), instead_of=new_id(3)) == new_id(5)
     await volume.forget_keys()
     assert await volume.find_key("key") == new_id(5)
+
+
+# -- digests of blocks
+
+
+def written(machine: Machine, upload_id: str) -> set[str]:
+    return {name for name in machine.names(upload_id) if name.startswith("digests.")}
+
+
+async def test_digests_of_blocks_are_read_as_they_were_written(machine: Machine) -> None:
+    """Each piece at its place, and nothing stays behind the last one; the next process finds them."""
+    upload_id = (await owned_upload(machine.volume)).upload_id
+    blocks = machine.volume.blocks
+    assert await blocks.read(upload_id, 1) == b""
+    await blocks.write(upload_id, 1, 0, b"head one two")
+    await blocks.write(upload_id, 1, 12, b" three")
+    await blocks.write(upload_id, 1, 8, b" 2")
+    assert await blocks.read(upload_id, 1) == b"head one 2"
+    assert await (await machine.restart()).blocks.read(upload_id, 1) == b"head one 2"
+
+
+async def test_digests_of_former_tenures_go_when_a_later_one_begins_its_own(machine: Machine) -> None:
+    """Not before, since it reads them; and one that comes late takes nothing from a later tenure."""
+    record = await owned_upload(machine.volume)
+    blocks = machine.volume.blocks
+    await blocks.write(record.upload_id, 2, 0, b"two")
+    await blocks.write(record.upload_id, 10, 0, b"ten")
+    assert written(machine, record.upload_id) == {"digests.10"}
+    await blocks.write(record.upload_id, 9, 0, b"late")
+    assert await blocks.read(record.upload_id, 10) == b"ten"
+    assert await blocks.read(record.upload_id, 2) == b""
+
+
+async def test_digests_of_blocks_are_no_bytes_and_go_with_them(machine: Machine) -> None:
+    record = await owned_upload(machine.volume)
+    await put(machine.volume, record.upload_id, "bytes.1", b"abc")
+    await machine.volume.blocks.write(record.upload_id, 1, 0, b"digests")
+    assert await machine.volume.segments_of(record.upload_id) == {"bytes.1": 3}
+    await machine.volume.drop_bytes(record, file_too=True)
+    assert written(machine, record.upload_id) == set()
+
+
+async def test_a_segment_is_shown_as_far_as_it_reaches(volume: AnyVolume) -> None:
+    record = await owned_upload(volume)
+    await put(volume, record.upload_id, "bytes.1", b"abcdef")
+
+    async def shown(start: int, size: int) -> tuple[int, bytes]:
+        seen = bytearray()
+        count = await volume.blocks.look_through(record.upload_id, "bytes.1", start, size, seen.extend)
+        return count, bytes(seen)
+
+    assert [await shown(*span) for span in ((0, 6), (2, 3), (4, 9), (6, 1))] == [
+        (6, b"abcdef"),
+        (3, b"cde"),
+        (2, b"ef"),
+        (0, b""),
+    ]
+    with pytest.raises(VolumeUnavailableError):
+        await volume.blocks.look_through(record.upload_id, "bytes.2", 0, 1, bytearray().extend)
+
+
+async def test_digests_of_an_upload_that_is_gone_are_refused(volume: AnyVolume) -> None:
+    record = await owned_upload(volume)
+    await volume.remove(record.upload_id)
+    with pytest.raises(VolumeUnavailableError):
+        await volume.blocks.write(record.upload_id, 1, 0, b"digests")
+
+
+# -- looking through a group
+
+
+async def test_a_group_is_looked_through_as_its_uploads_stand(machine: Machine) -> None:
+    """Also what an end has left behind, and what cannot be read; of one that is open no bytes are looked for."""
+    volume = machine.volume
+    number = 62**2
+    opened, ended = await owned_upload(volume, 1), await owned_upload(volume, 1 + number)
+    left = await owned_upload(volume, 1 + 2 * number)
+    for record in (opened, left):
+        await put(volume, record.upload_id, "bytes.1", b"abc")
+    ended, left = (dataclasses.replace(record, status=Status.CANCELLED) for record in (ended, left))
+    for record in (ended, left):
+        await volume.write(record, sync=True)
+    group = volume.group_of(opened.upload_id)
+    found = {each.upload_id: each for each in await volume.survey(group)}
+    for record, has_bytes in ((opened, False), (ended, False), (left, True)):
+        standing = found[record.upload_id].standing
+        assert standing is not None
+        assert (standing.record, standing.claim) == (record, None)
+        assert found[record.upload_id].has_bytes is has_bytes
+    await volume.drop_bytes(left, file_too=True)
+    assert not any(each.has_bytes for each in await volume.survey(group))
+    assert await volume.survey("zz") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import errno
 import json
@@ -22,9 +23,13 @@ import pytest_asyncio
 
 from incomingd.core.content import Content
 from incomingd.core.record import Record
-from incomingd.storage.directory import DirectoryVolume
+from incomingd.storage.body import BodyCutError, CutReason
+from incomingd.storage.directory import DirectoryVolume, kept_open, splicing
 from incomingd.storage.directory.files import boot_id
 from incomingd.storage.directory.opening import mark_shared
+from incomingd.storage.directory.segment import FileSegment
+from incomingd.storage.directory.syncing import SYNCERS
+from incomingd.storage.directory.syscalls import reserve
 from incomingd.storage.volume import (
     RecordUnreadableError,
     UploadExistsError,
@@ -815,6 +820,7 @@ async def test_another_volume_in_its_place_is_noticed(volume: DirectoryVolume, t
 async def test_a_read_only_volume_is_read(volume: DirectoryVolume) -> None:
     record = await owned_upload(volume)
     await put(volume, record.upload_id, "bytes.1", b"abc")
+    volume._kept_open.drop(record.upload_id)
     with read_only(volume.root):
         assert await volume.read(record.upload_id) == record
         assert await volume.measure(record, record.content) == 3
@@ -837,8 +843,10 @@ async def test_a_full_disk_keeps_what_is_there_and_goes_on_when_there_is_room(tm
         record = await owned_upload(volume)
         segment = await volume.open_segment(record.upload_id, "bytes.1", create=True, size=0, sync=True)
         block = os.urandom(64 * 1024)
+        # As is not told beforehand; else room would be asked for.
+        body = Bytes(*[block] * 64, cut=CutReason.CLIENT)
         with pytest.raises(VolumeFullError):
-            await fill(segment, *[block] * 64)
+            await segment.take(body, room=None, on_kept=lambda _: None)
         assert 1024 * 1024 < segment.size < 2 * 1024 * 1024
         await segment.close()
         assert await volume.measure(record, record.content) == segment.size
@@ -891,3 +899,213 @@ async def test_segments_of_parts_and_of_other_uploads_are_deleted_with_the_bytes
     await volume.drop_bytes(record, file_too=True)
     assert [path.name for path in folder_of(volume, record).iterdir()] == ["record.json"]
     assert await volume.measure(source, Content().grown_by("bytes.1", volume.id, 0)) == 3
+
+
+# -- many at once
+
+
+async def _many_segments(volume: DirectoryVolume, count: int) -> list[FileSegment]:
+    segments = []
+    for number in range(count):
+        record = await owned_upload(volume, number)
+        segment = await volume.open_segment(record.upload_id, "bytes.1", create=True, size=0, sync=False)
+        await fill(segment, DATA)
+        segments.append(segment)
+    return segments
+
+
+async def test_syncs_of_many_uploads_keep_nobody_from_the_volume(root: Path) -> None:
+    """They share a few threads of their own, in groups; each upload is synced, and only then told so."""
+    volume = open_directory(root, threads=2)
+    segments = await _many_segments(volume, 40)
+    go_on = threading.Event()
+    with disturbed() as watch:
+
+        def before(name: str, args: tuple[Any, ...]) -> None:
+            if name == "fdatasync":
+                go_on.wait()
+
+        watch.before = before
+        syncs = [asyncio.ensure_future(segment.sync()) for segment in segments]
+        # A record is read, and a segment written, while all of them wait.
+        assert await volume.read(new_id(7)) is not None
+        other = await volume.open_segment(new_id(7), "bytes.2", create=True, size=0, sync=False)
+        await fill(other, DATA)
+        assert not any(sync.done() for sync in syncs)
+        go_on.set()
+        await asyncio.gather(*syncs)
+        synced = {args[0] for name, args in watch.made if name == "fdatasync"}
+        assert synced == {segment._fd for segment in segments}
+        assert len({thread for thread in watch.threads if thread.name.startswith("sync")}) <= SYNCERS
+    for segment in [*segments, other]:
+        await segment.close()
+    await volume.close()
+
+
+async def test_of_a_group_that_is_synced_only_those_fail_that_failed(root: Path) -> None:
+    volume = open_directory(root)
+    segments = await _many_segments(volume, 20)
+    bad = {segment._fd for segment in segments[::3]}
+
+    def before(name: str, args: tuple[Any, ...]) -> None:
+        if name == "fdatasync" and args[0] in bad:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with disturbed() as watch:
+        watch.before = before
+        results = await asyncio.gather(*(segment.sync() for segment in segments), return_exceptions=True)
+    assert [type(result) for result in results] == [
+        VolumeUnavailableError if segment._fd in bad else type(None) for segment in segments
+    ]
+    for segment in segments:
+        await segment.close()
+    await volume.close()
+
+
+async def test_a_segment_is_not_closed_under_its_sync(root: Path) -> None:
+    """Whoever asked for it may be gone; the descriptor is nobody else's before."""
+    volume = open_directory(root)
+    (segment,) = await _many_segments(volume, 1)
+    began, go_on = threading.Event(), threading.Event()
+
+    def before(name: str, args: tuple[Any, ...]) -> None:
+        if name == "fdatasync":
+            began.set()
+            go_on.wait()
+
+    with disturbed() as watch:
+        watch.before = before
+        syncing = asyncio.ensure_future(segment.sync())
+        await asyncio.to_thread(began.wait)
+        syncing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await syncing
+        closing = asyncio.ensure_future(segment.close())
+        await asyncio.sleep(0)
+        assert not closing.done()
+        go_on.set()
+        await closing
+    await volume.close()
+
+
+async def test_room_that_was_reserved_does_not_stay_with_the_complete_file(root: Path) -> None:
+    volume = open_directory(root)
+    record = await owned_upload(volume)
+    await put(volume, record.upload_id, "bytes.1", DATA)
+    path = root / "uploads" / record.upload_id[:2] / record.upload_id / "bytes.1"
+    with path.open("r+b") as file:
+        if not reserve(file.fileno(), len(DATA), 8 * 1024 * 1024):
+            pytest.skip("this file system reserves nothing")
+    await volume.join(complete_record(record, ("bytes.1", 0, len(DATA)), volume=volume))
+    joined = (root / "files" / record.upload_id).stat()
+    assert (joined.st_size, joined.st_blocks * 512 < 1024 * 1024) == (len(DATA), True)
+    await volume.close()
+
+
+async def test_threads_that_move_bytes_stand_behind_the_event_loop(root: Path) -> None:
+    """With one processor, eight uploads at full speed and no such order, a question waits for all of their turns."""
+    volume = open_directory(root)
+    try:
+        for mover in (volume._splicer, volume._seer):
+            if mover is not None:
+                loop = asyncio.get_running_loop()
+                theirs = await loop.run_in_executor(mover.pool, os.getpriority, os.PRIO_PROCESS, 0)
+                assert theirs == min(os.getpriority(os.PRIO_PROCESS, 0) + splicing.NICENESS, 19)
+    finally:
+        await volume.close()
+
+
+async def appended(volume: DirectoryVolume, upload_id: str, data: bytes, *, size: int) -> None:
+    """Append *data* behind *size* bytes, by a segment of its own."""
+    segment = await volume.open_segment(upload_id, "bytes.1", create=size == 0, size=size, sync=False)
+    await segment.take(Bytes(data), room=None, on_kept=lambda _: None)
+    await segment.close()
+
+
+def open_files(folder: Path) -> list[str]:
+    """Return what this process has open below *folder*."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return [path for path in found if path.startswith(f"{folder}/uploads/")]
+
+
+async def until_open(volume: DirectoryVolume, count: int) -> None:
+    """Wait until just *count* files of uploads are open."""
+    async with asyncio.timeout(10):
+        while len(open_files(volume.root)) != count:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_segment_stays_open_between_small_pieces_and_is_closed_with_its_upload(volume: DirectoryVolume) -> None:
+    """The next piece needs no look at the directory; and nothing stays open of what is deleted."""
+    record = await owned_upload(volume)
+    await appended(volume, record.upload_id, b"", size=0)
+    await appended(volume, record.upload_id, b"abc", size=0)
+    assert len(open_files(volume.root)) == 1
+    await appended(volume, record.upload_id, b"def", size=3)
+    assert await volume.read_range(record.upload_id, "bytes.1", 0, 9) == b"abcdef"
+    await volume.remove(record.upload_id)
+    await until_open(volume, 0)
+
+
+async def test_an_open_segment_is_looked_at_again_before_its_next_piece(volume: DirectoryVolume) -> None:
+    """What was written behind its end is cut off; what has lost bytes, or its name, is not appended to."""
+    record = await owned_upload(volume)
+    await appended(volume, record.upload_id, b"abc", size=0)
+    path = volume._folder(record.upload_id) / "bytes.1"
+    path.write_bytes(b"abc and more")
+    await appended(volume, record.upload_id, b"def", size=3)
+    assert path.read_bytes() == b"abcdef"
+    os.truncate(path, 2)
+    with pytest.raises(VolumeUnavailableError, match="has 2 bytes of 6"):
+        await appended(volume, record.upload_id, b"ghi", size=6)
+    os.truncate(path, 6)
+    await appended(volume, record.upload_id, b"ghi", size=6)
+    path.unlink()
+    with pytest.raises(VolumeUnavailableError):
+        await appended(volume, record.upload_id, b"jkl", size=9)
+
+
+async def test_a_segment_of_which_a_write_has_failed_does_not_stay_open(volume: DirectoryVolume) -> None:
+    """What the kernel told of it once it would not tell again."""
+    record = await owned_upload(volume)
+    segment = await volume.open_segment(record.upload_id, "bytes.1", create=True, size=0, sync=False)
+    with pytest.raises(BodyCutError):
+        await segment.take(Bytes(b"abc", cut=CutReason.CLIENT), room=None, on_kept=lambda _: None)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, segment._fd)
+    os.close(full)
+    with pytest.raises(VolumeFullError):
+        await segment.take(Bytes(b"def"), room=None, on_kept=lambda _: None)
+    await segment.close()
+    assert len(volume._kept_open) == 0
+
+
+async def test_no_more_segments_stay_open_than_a_few(volume: DirectoryVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_open, "KEPT_MAX", 2)
+    records = [await owned_upload(volume, number) for number in range(1, 5)]
+    for record in records:
+        await appended(volume, record.upload_id, b"abc", size=0)
+    await until_open(volume, 2)
+
+
+async def test_a_segment_is_closed_when_nobody_asks_for_it_any_more(
+    volume: DirectoryVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_open, "KEPT_S", 0.01)
+    record = await owned_upload(volume)
+    await appended(volume, record.upload_id, b"abc", size=0)
+    await until_open(volume, 0)
+
+
+async def test_however_often_a_segment_is_asked_for_its_name_is_looked_up_anew_at_times(
+    volume: DirectoryVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else small pieces would go on for ever into a volume that was moved away."""
+    monkeypatch.setattr(kept_open, "KEPT_S", 600.0)
+    monkeypatch.setattr(kept_open, "OPEN_S", 0.0)
+    record = await owned_upload(volume)
+    await appended(volume, record.upload_id, b"abc", size=0)
+    await until_open(volume, 0)

@@ -7,14 +7,14 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from incomingd.core.tenure import Identity
-from incomingd.storage.directory import DirectoryVolume
-from incomingd.storage.directory import volume as volume_module
+from incomingd.storage.directory import DirectoryVolume, place
 from incomingd.storage.volume import VolumeUnavailableError
 from tests.storage.volumes import claimed, complete_record, fill, new_id, new_record, open_directory, owned_upload
 from tests.storage.volumes import whole_file as file_of
@@ -128,7 +128,7 @@ async def test_while_it_is_frozen_questions_end_and_the_loop_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writes wait, since nobody knows whether they were done; afterwards all is as it was."""
-    monkeypatch.setattr(volume_module, "ANSWER_S", 0.2)
+    monkeypatch.setattr(place, "ANSWER_S", 0.2)
     with slow_host(tmp_path / "served", tmp_path / "a") as host:
         volume = open_on(host, ONE)
         record = await owned_upload(volume)
@@ -148,13 +148,17 @@ async def test_while_it_is_frozen_questions_end_and_the_loop_goes_on(
             ticking = asyncio.ensure_future(tick())
             # More of them than there are threads.
             for _ in range(3):
-                questions = [
+                questions: list[Coroutine[Any, Any, object]] = [
                     volume.look(new_id(), 1), volume.standing(new_id()), volume.read(new_id()), volume.gone(TWO),
                     volume.has_room(1), volume.find_key("key"), volume.stamps(),
                     volume.measure(record, record.content),
                 ]  # fmt: skip
-                async with asyncio.timeout(30):
-                    answers = await asyncio.gather(*questions, return_exceptions=True)
+                asked = [asyncio.ensure_future(question) for question in questions]
+                _, waiting = await asyncio.wait(asked, timeout=10)
+                for question in waiting:
+                    question.cancel()
+                assert len(waiting) == 0
+                answers = [question.exception() for question in asked]
                 assert {type(answer) for answer in answers} == {VolumeUnavailableError}
                 assert all("no answer within 0.2 s" in str(answer) for answer in answers)
             assert ticks > 100

@@ -121,7 +121,8 @@ async def test_who_wants_it_alone_is_told_who_shares_it(volume: DirectoryVolume)
     await open_directory(volume.root).close()
 
 
-async def test_who_wants_to_share_it_is_told_who_has_it_alone(root: Path) -> None:
+async def test_who_wants_to_share_it_is_told_who_has_it_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "SAYING_S", 0.05)
     alone = open_directory(root)
     with pytest.raises(VolumeLockedError, match=r"in use by instance test, pid 1$"):
         open_directory(root, shared=True, start_id="start-2")
@@ -749,17 +750,24 @@ def test_locks_that_lock_nothing_are_found_out(root: Path, monkeypatch: pytest.M
     assert text in refusal(root)
 
 
+@pytest.mark.parametrize("said", ["", '{"instance": "one that was here before"}', None])
 async def test_a_shared_opening_waits_for_one_that_is_still_alone_with_it(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, monkeypatch: pytest.MonkeyPatch, said: str | None
 ) -> None:
-    """Instances that are started together must all get up; but not wait for one that never shares."""
+    """Instances that are started together must all get up; but not wait for one that never shares.
+
+    Also where the other one has not yet come to say that it is going to share: *said* is what stands there then.
+    """
     await open_directory(root).close()
     held = lock.DirectoryLock(root / "lock", holder={}, shared=True)
     assert held.alone
+    shares = (root / "lock").read_text()
     with monkeypatch.context() as impatient:
         impatient.setattr(lock, "OPENING_S", 0.05)
         with pytest.raises(VolumeLockedError, match="in use by instances that share it"):
             open_directory(root, shared=True, start_id="start-2")
+    if said is not None:
+        (root / "lock").write_text(said)
     refused = threading.Event()
     take = lock.DirectoryLock._take
 
@@ -774,6 +782,7 @@ async def test_a_shared_opening_waits_for_one_that_is_still_alone_with_it(
     waiting = loop.run_in_executor(None, lambda: open_directory(root, shared=True, start_id="start-1"))
     assert await loop.run_in_executor(None, refused.wait, 60)
     assert not waiting.done()
+    (root / "lock").write_text(shares)
     opening.mark_shared(root, VOLUME_ID, alone=True)
     held.share()
     volume = await waiting

@@ -9,9 +9,11 @@ from incomingd.core.peering import (
     Act,
     Acted,
     ActName,
+    Bequest,
     BytesWanted,
     Elsewhere,
     Given,
+    Inherited,
     NotNow,
     Question,
     Recall,
@@ -124,6 +126,9 @@ MESSAGES: dict[str, Message] = {
     "void": Voided(UPLOAD, "q" * 22, 4),
     "recorded": Recorded(UPLOAD, 4),
     "release": Release(UPLOAD, ("bytes.1", "part-" + "p" * 22 + ".2")),
+    "inherit": Bequest(
+        VOLUME, "w" * 12, (Given(Claim(4, IT, "c" * 22, VOLUME, ClaimKind.PULL), SMALL_RECORD),), (VOLUME,)
+    ),
     "read": BytesWanted(UPLOAD, "bytes.1", 5, 2**40),
     "listing": ListingWanted({"status": ["open"]}),
     "status": StatusWanted(),
@@ -135,6 +140,7 @@ ANSWERS: dict[str, Answer] = {
     "elsewhere": Elsewhere(IT, 9, VOLUME, keeps=True),
     "unknown": Unknown(),
     "not_now": NotNow("the disk says nothing"),
+    "inherited": Inherited(VOLUME),
     "done": Done(),
     "document": Page({"uploads": [{"id": UPLOAD}]}),
 }

@@ -36,6 +36,10 @@ class RedisServer:
         self.settings = list(settings)
         self.process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
     def start(self) -> Self:
         """Start it, and return once it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +90,11 @@ class RedisServer:
             self.process.wait()
             self.process = None
 
-    def ask(self, *command: str) -> str:
+    def wipe(self) -> None:
+        """Let it forget everything."""
+        self.ask("FLUSHALL")
+
+    def ask(self, *command: str, timeout_s: float = 10) -> str:
         """Ask it with `redis-cli`, and return what that prints."""
         tls = ["--tls", "--cacert", f"{self._tls}/ca.pem"] if self._tls is not None else []
         done = subprocess.run(
@@ -94,7 +102,7 @@ class RedisServer:
             capture_output=True,
             text=True,
             check=True,
-            timeout=10,
+            timeout=timeout_s,
         )
         return done.stdout.strip()
 
@@ -153,6 +161,103 @@ class Watched:
         """End all."""
         for server in self.servers:
             server.kill()
+
+
+class Cluster:
+    """A Redis Cluster: three primaries, and a replica of each where that is wanted.
+
+    Args:
+        folder: of its own.
+        replicas: whether there are any.
+        settings: of every server.
+        tls: all speak TLS only, among each other too, with the certificate of `certificates`.
+    """
+
+    def __init__(
+        self, folder: Path, settings: Sequence[str] = (), *, replicas: bool = False, tls: Path | None = None
+    ) -> None:
+        common = ["cluster-enabled yes", "cluster-node-timeout 1000", "repl-diskless-sync-delay 0", *settings]
+        if tls is not None:
+            common += ["tls-cluster yes", "tls-replication yes"]
+        self.servers: list[RedisServer] = []
+        for number in range(6 if replicas else 3):
+            # Its default, 10,000 above the server's, may not exist or be taken.
+            own = [f"cluster-config-file nodes-{number}.conf", f"cluster-port {free_port()}"]
+            self.servers.append(RedisServer(folder / f"server-{number}", [*common, *own], tls=tls))
+        self._replicas = replicas
+        self._scheme = "redis+cluster" if tls is None else "rediss+cluster"
+
+    @property
+    def url(self) -> str:
+        return f"{self._scheme}://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers[:3])
+
+    @property
+    def primaries(self) -> list[RedisServer]:
+        """Those that run and have keys."""
+        running = [server for server in self.servers if server.process is not None]
+        return [server for server in running if "role:master" in server.ask("INFO", "replication")]
+
+    def start(self) -> None:
+        """Start all, and return once every slot has its server."""
+        for server in self.servers:
+            server.start()
+        addresses = [f"127.0.0.1:{server.port}" for server in self.servers]
+        number = ["--cluster-replicas", str(int(self._replicas))]
+        self.servers[0].ask("--cluster", "create", *addresses, *number, "--cluster-yes", timeout_s=60)
+        wait_until(lambda: all(self._whole(server) for server in self.servers), "the Cluster is whole")
+
+    def _whole(self, server: RedisServer) -> bool:
+        replica = "role:slave" in server.ask("INFO", "replication")
+        linked = not replica or "master_link_status:up" in server.ask("INFO", "replication")
+        known = server.ask("CLUSTER", "NODES").count("connected")
+        return linked and known == len(self.servers) and "cluster_state:ok" in server.ask("CLUSTER", "INFO")
+
+    def of(self, key: str) -> RedisServer:
+        """Return the primary that has *key*."""
+        slot = int(self.primaries[0].ask("CLUSTER", "KEYSLOT", key))
+        for server in self.primaries:
+            if self._has(server, slot):
+                return server
+        message = f"nobody has the slot {slot}"
+        raise AssertionError(message)
+
+    def replica_of(self, primary: RedisServer) -> RedisServer:
+        """Return what takes over from *primary*."""
+        [found] = [server for server in self.servers if self._own_line(server)[3] == self._own_line(primary)[0]]
+        return found
+
+    def _has(self, server: RedisServer, slot: int) -> bool:
+        ranges = [part.partition("-") for part in self._own_line(server)[8:] if not part.startswith("[")]
+        return any(int(first) <= slot <= int(last or first) for first, _, last in ranges)
+
+    @staticmethod
+    def _own_line(server: RedisServer) -> list[str]:
+        """Return what a server says of itself: its id first, its primary's fourth, its slots from the ninth on."""
+        [own] = [line for line in server.ask("CLUSTER", "NODES").split("\n") if "myself" in line]
+        return own.split(" ")
+
+    def wipe(self) -> None:
+        """Let all forget everything."""
+        for server in self.primaries:
+            server.wipe()
+
+    def stop(self) -> None:
+        """End all."""
+        for server in self.servers:
+            server.kill()
+
+
+@contextmanager
+def redis_cluster(
+    folder: Path, settings: Sequence[str] = (), *, replicas: bool = False, tls: Path | None = None
+) -> Iterator[Cluster]:
+    """A Cluster while the block runs."""
+    cluster = Cluster(folder, settings, replicas=replicas, tls=tls)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 def certificates(folder: Path, host: str = "127.0.0.1") -> Path:

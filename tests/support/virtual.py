@@ -85,10 +85,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def finish(self) -> None:
         """End all tasks and close; raise what nobody caught."""
         try:
-            tasks = asyncio.all_tasks(self)
-            for task in tasks:
-                task.cancel()
-            if tasks:
+            # What ends may begin something more, to close what it has open.
+            while tasks := asyncio.all_tasks(self):
+                for task in tasks:
+                    task.cancel()
                 self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             self.run_until_complete(self.shutdown_asyncgens())
             self.run_until_complete(self.shutdown_default_executor())

@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -302,8 +301,3 @@ def _remove_group(group: Path) -> None:
         return True
 
     wait_until(gone, f"{group} is empty", timeout_s=10)
-
-
-def freeze(pid: int) -> None:
-    """Stop a process where it is."""
-    os.kill(pid, signal.SIGSTOP)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
+import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tornado.iostream import IOStream
 
 from incomingd.storage.body import BodyCutError, CutReason
 from incomingd.web.body import READ_BYTES, BodyLimits, HttpBody
+from incomingd.web.rates import RateLimits, Rates
+from incomingd.web.streams import HalfOpenStream
 
 NEXT = b"GET /the/next HTTP/1.1\r\n"
 
@@ -35,7 +38,7 @@ class Wire:
     def __init__(self) -> None:
         ours, self.client = socket.socketpair()
         self.client.setblocking(False)
-        self.stream = IOStream(ours)
+        self.stream = HalfOpenStream(ours)
 
     def body(
         self,
@@ -162,6 +165,43 @@ async def test_small_chunks_that_are_here_are_handed_out_together(wire: Wire) ->
         reads += 1
     assert body.taken == 200
     assert reads <= 3
+
+
+async def test_what_is_here_is_handed_out_in_one_piece(wire: Wire) -> None:
+    """Each piece is a turn of a thread, and Tornado alone reads 64 KiB at a time."""
+    size = 90_000
+    for body, data in ((wire.body(size), bytes(size)), (wire.body(None), chunked(bytes(size)))):
+        wire.client.sendall(data)
+        assert len(await body.read()) == size
+        assert await body.read() == b""
+
+
+async def test_what_came_before_a_reset_counts() -> None:
+    """Also where the reset is met by who looks for more."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        ours, _ = listening.accept()
+    stream = HalfOpenStream(ours)
+    body = HttpBody(
+        stream,
+        length=READ_BYTES,
+        limits=BodyLimits(),
+        monotonic=asyncio.get_running_loop().time,
+        expects_continue=False,
+    )
+    data = random.Random(3).randbytes(100_000)
+    client.sendall(data)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    came = await body.read()
+    while len(came) < len(data):
+        came += await body.read()
+    client.close()
+    assert came == data
+    with pytest.raises(BodyCutError) as caught:
+        await body.read()
+    assert caught.value.reason is CutReason.CLIENT
+    assert body.taken == len(data)
+    stream.close()
 
 
 async def test_one_read_is_bounded_whatever_comes(wire: Wire) -> None:
@@ -375,6 +415,24 @@ async def test_time_in_which_nobody_reads_does_not_count(wire: Wire) -> None:
         assert await task
         ticks.now_s += 1000
     assert body.cut_reason is None
+
+
+async def test_time_in_which_it_is_held_back_does_not_count(wire: Wire) -> None:
+    """Whoever is over a limit of bytes a second sends too much, not too little."""
+    ticks = Ticks()
+    body = wire.body(1000, limits=BodyLimits(idle_s=60, bytes_per_s_min=10, rate_after_s=1), ticks=ticks)
+    with Rates(RateLimits(upload=1024)).sending(None, "upload", ticks) as body.share:
+        await wire.send(bytes(100))
+        assert await body.read()
+        await wire.send(bytes(100))
+        held_back = await waiting(body)
+        ticks.now_s += 1000
+        assert await held_back
+        assert body.held_back_s == 1000
+        task = await waiting(body)
+        ticks.now_s += 0.01
+        await wire.send(bytes(100))
+        assert await task
 
 
 # -- the interim answer

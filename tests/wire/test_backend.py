@@ -77,8 +77,7 @@ TICKETS = [
     ("expires_in_s", 31 * 86400, "at most 2592000 s (uploads.expires_in_max_s)"),
     ("after_handover", "burn", "`delete` or `keep`"),
     ("after_handover", None, "`delete` or `keep`"),
-    ("digest", "sha-256", "not offered by this version"),
-    ("digest", "md5", "null"),
+    ("digest", "md5", "`sha-256`, `none` or null"),
     ("client_cancel", "yes", "true or false"),
     ("client_cancel", 1, "true or false"),
     ("events", ["finished"], "`started`"),
@@ -122,6 +121,7 @@ FINE = [
     ("expires_in_s", 0.5),
     ("expires_in_s", 30 * 86400),
     ("digest", "none"),
+    ("digest", "sha-256"),
     ("labels", ["a" * 64] * 8),
     ("app_data", {"a": "b" * (16384 - len('{"a":""}'))}),
 ]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from incomingd.core.errors import Code, Refusal
 from incomingd.core.formats import FORMER
-from incomingd.core.peering import Act, Acted, ActName, Elsewhere, Given, Question
+from incomingd.core.peering import Act, Acted, ActName, Bequest, Elsewhere, Given, Question
 from incomingd.core.record import Record
 from incomingd.core.tenure import Identity
 from incomingd.wire.peer import MESSAGE_BYTES_MAX, Document, Done, Formats, Refused, StatusWanted
@@ -116,6 +116,19 @@ MALFORMED: dict[str, tuple[str, bytes, Code]] = {
     "segments elsewhere": ("release", body("release", segments=["bytes.1", "a/b"]), Code.FIELD_INVALID),
     "segments of numbers": ("release", body("release", segments=[1]), Code.FIELD_INVALID),
     "very many segments": ("release", body("release", segments=["b.1"] * 10_001), Code.FIELD_INVALID),
+    "the heir of a path": ("inherit", body("inherit", volumes=["../../etc/xx"]), Code.FIELD_INVALID),
+    "the heir of a number": ("inherit", body("inherit", volumes=[1]), Code.FIELD_INVALID),
+    "very many volumes": ("inherit", body("inherit", volumes=[VOLUME] * 1001), Code.FIELD_INVALID),
+    "an heir's volume that is none": ("inherit", body("inherit", heir_volume_id="/"), Code.FIELD_INVALID),
+    "a volume that nobody leaves": ("inherit", body("inherit", volume_id=None), Code.FIELD_INVALID),
+    "givings that are none": ("inherit", body("inherit", givens=[{}]), Code.FIELD_INVALID),
+    "givings of texts": ("inherit", body("inherit", givens=["x"]), Code.FIELD_INVALID),
+    "very many givings": ("inherit", body("inherit", givens=[{}] * 1001), Code.FIELD_INVALID),
+    "a claim that is older than its record": (
+        "inherit",
+        FORMATS.call(Bequest(VOLUME, "", (Given(CLAIM_OF_NOBODYS_QUESTION, replace(SMALL_RECORD, epoch=1)),)), 1),
+        Code.FIELD_INVALID,
+    ),
     "a query that is none": ("listing", body("listing", query="x"), Code.FIELD_INVALID),
 }
 
@@ -178,6 +191,10 @@ def test_nothing_is_an_empty_text_in_format_1_and_null_in_format_2() -> None:
         answer = json.loads(FORMATS.answer(given, version))
         assert (answer["claim"]["question"], answer["claim"]["owner"]["address"]) == (said, said)
         assert FORMATS.read_answer(json.dumps(answer).encode()) == given
+        left = Bequest(VOLUME, "", (given,))
+        call = json.loads(FORMATS.call(left, version))
+        assert (call["heir_volume_id"], call["givens"][0]["claim"]["owner"]["address"]) == (said, said)
+        assert FORMATS.read_call("inherit", json.dumps(call).encode()) == (left, version)
         elsewhere = Elsewhere(nobody, 9, VOLUME)
         assert json.loads(FORMATS.answer(elsewhere, version))["owner"]["address"] == said
         assert FORMATS.read_answer(FORMATS.answer(elsewhere, version)) == elsewhere

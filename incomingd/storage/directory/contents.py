@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -15,10 +14,14 @@ from incomingd.storage.directory.segment import close_in
 from incomingd.storage.volume import VolumeUnavailableError
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+    from collections.abc import Collection
     from pathlib import Path
 
+    from incomingd.core.content import Range
+    from incomingd.storage.directory.threads import Threads
+
 _SEGMENT_PREFIXES: Final = ("bytes.", "part-", "from-", "joined.")
+_DIGESTS: Final = "digests."
 _GONE: Final = "gone."
 """Before the name of an upload's folder that is being deleted."""
 _FAR: Final = 2**48
@@ -28,7 +31,7 @@ _FAR: Final = 2**48
 class OpenFile:
     """A complete file, open for reading; reads happen in threads."""
 
-    def __init__(self, fd: int, size: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, fd: int, size: int, pool: Threads) -> None:
         self._fd = fd
         self._size = size
         self._pool = pool
@@ -41,7 +44,7 @@ class OpenFile:
     async def read(self, start: int, size: int) -> bytes:
         """Return up to *size* bytes from *start* on."""
         with translated("reading a file"):
-            return await asyncio.get_running_loop().run_in_executor(self._pool, os.pread, self._fd, size, start)
+            return await self._pool.run(os.pread, self._fd, size, start)
 
     async def close(self) -> None:
         """Close it."""
@@ -72,10 +75,17 @@ def shorten(path: Path, size: int) -> None:
             os.truncate(path, size)
 
 
-def sync_files(paths: list[Path]) -> None:
-    """Return when the bytes of all these files would survive a power loss."""
-    for path in paths:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def sync_ranges(folder: Path, ranges: Collection[Range]) -> None:
+    """Return when the bytes of all these ranges would survive a power loss."""
+    hold = {each.segment for each in ranges if each.stop not in (None, each.start)}
+    for name in sorted({each.segment for each in ranges}):
+        try:
+            fd = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if name in hold:
+                raise
+            # Nobody has written into it yet.
+            continue
         try:
             os.fdatasync(fd)
         finally:
@@ -140,11 +150,20 @@ def link_all(pairs: list[tuple[Path, Path]], synced: Path | None) -> None:
 
 def segments_in(folder: Path) -> list[Path]:
     """Return the segments in an upload's folder, and what is being copied there."""
+    return _beginning_with(folder, _SEGMENT_PREFIXES)
+
+
+def bytes_in(folder: Path) -> list[Path]:
+    """Return what there is of an upload's bytes, and of their digests."""
+    return _beginning_with(folder, (*_SEGMENT_PREFIXES, _DIGESTS))
+
+
+def _beginning_with(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
-    return [folder / name for name in names if name.startswith(_SEGMENT_PREFIXES)]
+    return [folder / name for name in names if name.startswith(prefixes)]
 
 
 def sizes_in(folder: Path) -> dict[str, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from incomingd.storage.directory.files import create_fresh, sync_directory, unlink_if_there
+from incomingd.storage.directory.segment import RESERVE_BYTES
 from incomingd.storage.volume import VolumeUnavailableError
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def _join_by_name(piece: Piece, target: Path, *, mode: int, group: int | None, s
         if status.st_size < piece.size:
             msg = f"segment {piece.path.name} has {status.st_size} bytes of {piece.size}"
             raise VolumeUnavailableError(msg)
-        if status.st_size > piece.size:
+        if status.st_size > piece.size or status.st_blocks * 512 > piece.size + RESERVE_BYTES:
+            # Room that was reserved for bytes that never came goes, too.
             os.ftruncate(fd, piece.size)
         _give(fd, mode=mode, group=group)
         if sync:

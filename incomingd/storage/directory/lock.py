@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 OPENING_S: Final = 10.0
 """So long a shared opening waits for another one that is still alone with the directory."""
+SAYING_S: Final = 2.0
+"""So long a shared opening waits for the word of who has it: the kernel gives the lock before its holder can say who
+it is, and until then the file says nothing, or what a former holder said."""
 _AGAIN_S: Final = 0.01
 _SHARED: Final[dict[str, object]] = {"shared": True}
 
@@ -73,9 +76,10 @@ class DirectoryLock:
         return True
 
     def _take_shared(self) -> bool:
-        until = time.monotonic() + OPENING_S
+        begun = time.monotonic()
         while not self._take(fcntl.LOCK_SH):
-            if _holder(self._said()) != _SHARED or time.monotonic() > until:
+            shared = _holder(self._said()) == _SHARED
+            if time.monotonic() - begun > (OPENING_S if shared else SAYING_S):
                 return False
             # Another one opens it to share it, and is alone with it for a moment.
             time.sleep(_AGAIN_S)

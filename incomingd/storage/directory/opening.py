@@ -13,11 +13,12 @@ from typing import Final
 
 from incomingd.core import ids
 from incomingd.storage.directory import files
+from incomingd.storage.directory.heirs import read_heir_of, refuse_retired
 from incomingd.storage.directory.lock import DirectoryLock
 from incomingd.storage.directory.mounts import Mount, mount_of
 from incomingd.storage.directory.probing import UnfitError, probe
 from incomingd.storage.directory.runs import Runs
-from incomingd.storage.volume import VolumeUnavailableError
+from incomingd.storage.volume import Retirement, VolumeUnavailableError
 
 FORMAT: Final = 1
 """Claims stand in the records."""
@@ -43,6 +44,8 @@ class DirectoryOptions:
     """Kept free: a length that would go below it is refused beforehand."""
     durable: bool = True
     """Joined files survive a power loss before anybody hears of them."""
+    fast_path: bool = True
+    """Bodies that nobody has to look at are taken by the kernel itself, where the platform can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Held:
     shared: bool
     claims_are_files: bool
     network: bool
+    heir_of: frozenset[str]
+    retirement: Retirement | None
 
 
 def hold(
@@ -77,6 +82,7 @@ def hold(
         lock = DirectoryLock(root / LOCK, holder=holder, shared=shared, sharers=runs.living)
         undo.callback(lock.release)
         volume_id, claims_are_files = identify(root, new_id)
+        retirement = refuse_retired(root, shared=shared)
         token = secrets.token_hex(8)
         if lock.alone:
             sweep_probes(root)
@@ -91,9 +97,21 @@ def hold(
             undo.callback(runs.leave)
             runs.enter(start_id, holder)
             runs.sweep()
+        heir_of = read_heir_of(root)
         undo.pop_all()
         marked = shared or claims_are_files
-    return Held(volume_id, lock, runs, start_id, token, shared=shared, claims_are_files=marked, network=mount.network)
+    return Held(
+        volume_id,
+        lock,
+        runs,
+        start_id,
+        token,
+        shared=shared,
+        claims_are_files=marked,
+        network=mount.network,
+        heir_of=heir_of,
+        retirement=retirement,
+    )
 
 
 def mount_under(root: Path) -> Mount:

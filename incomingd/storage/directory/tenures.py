@@ -13,9 +13,9 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from incomingd.core import codec
-from incomingd.storage.chain import Chain, claim_name, is_older_record, record_name
+from incomingd.storage.chain import Chain, answer_name, claim_name, is_older_record, record_name
 from incomingd.storage.directory import files
-from incomingd.storage.volume import ClaimTakenError, RecordUnreadableError, Standing
+from incomingd.storage.volume import ClaimTakenError, DeclinedError, RecordUnreadableError, Standing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,6 +100,7 @@ class TenureFiles:
         """Keep a claim that was made on another volume, and write the record of the tenure that it begins.
 
         Raises:
+            DeclinedError: somebody has declined what the claim gives.
             ClaimTakenError: a later tenure has begun here.
         """
         chain = self._chain(folder)
@@ -109,10 +110,73 @@ class TenureFiles:
             if found.create_id != claim.create_id:
                 raise ClaimTakenError(record.upload_id)
             # Written before, and its answer lost. It may have gone on since.
+        elif self._answer(folder, record.upload_id, claim, self._formats.encode(record)):
+            self._record_the_answer(folder, claim)
         else:
-            # Before the claim: a claim without its record would be taken for one that was made here.
-            self.write(folder, record, sync=True)
+            raise DeclinedError(record.upload_id)
         self._make(folder, record.upload_id, claim)
+
+    def decline(self, folder: Path, upload_id: str, claim: Claim) -> None:
+        """Have nobody take any more what *claim* gives.
+
+        Raises:
+            ClaimTakenError: it has been taken.
+        """
+        chain = self._chain(folder)
+        assert chain is not None, folder
+        # A record may stand without an answer: after a power loss, and where a former version has taken it.
+        if chain.record is None or chain.record < claim.epoch:
+            if not self._answer(folder, upload_id, claim, self._formats.encode_claim(claim)):
+                files.sync_directory(folder)
+                return
+            # Who has taken it may never come to write it down.
+            self._record_the_answer(folder, claim)
+            self._make(folder, upload_id, claim)
+        raise ClaimTakenError(upload_id)
+
+    def _answer(self, folder: Path, upload_id: str, claim: Claim, data: bytes) -> bool:
+        """Have the answer to what *claim* gives be *data*, unless there is one; return whether that is a record."""
+        path = folder / answer_name(claim.epoch)
+        fresh = folder / f"{path.name}.{self._token}-{next(self._count)}.new"
+        try:
+            files.write_whole(fresh, data, sync=True)
+            try:
+                os.link(fresh, path)
+            except OSError:
+                # Exists, or failed: what stands there is read below, if it does.
+                if not path.exists():
+                    raise
+        finally:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+        found = path.read_bytes()
+        try:
+            declined: Claim | None = self._formats.decode_claim(found)
+        except codec.RecordFormatError:
+            declined = None
+        create_id = (declined or read_record(path, upload_id, self._formats)).create_id
+        if create_id != claim.create_id:
+            msg = f"{path}: the answer to another claim"
+            raise RecordUnreadableError(msg)
+        return declined is None
+
+    def _record_the_answer(self, folder: Path, claim: Claim) -> None:
+        """Have the record that the answer holds be that of its tenure, unless that has one."""
+        # Never in place of one: whoever was quicker may have gone on with it.
+        with contextlib.suppress(FileExistsError):
+            os.link(folder / answer_name(claim.epoch), folder / record_name(claim.epoch))
+        # Before the claim: a claim without its record would be taken for one that was made here.
+        files.sync_directory(folder)
+        self._drop_older_records(folder, claim.epoch)
+
+    def keep_given(self, folder: Path, claim: Claim, record: Record) -> None:
+        """Keep a claim by which another volume had given the upload away, and its record of the time before."""
+        last = self._last_epoch(folder, record.upload_id, self._chain(folder))
+        if last is not None and last >= claim.epoch:
+            return
+        # Before the record: a record without the claim that follows it would be an upload that lies here.
+        self._make(folder, record.upload_id, claim)
+        self.write(folder, record, sync=True)
 
     def _make(self, folder: Path, upload_id: str, claim: Claim) -> None:
         path = folder / claim_name(claim.epoch)
@@ -170,9 +234,12 @@ class TenureFiles:
                 fresh.unlink()
             raise
         if first and (sync or not self._durable):
-            for name in os.listdir(folder):
-                if is_older_record(name, record.epoch):
-                    files.unlink_if_there(folder / name)
+            self._drop_older_records(folder, record.epoch)
+
+    def _drop_older_records(self, folder: Path, epoch: int) -> None:
+        for name in os.listdir(folder):
+            if is_older_record(name, epoch):
+                files.unlink_if_there(folder / name)
 
     def _read_claim(self, path: Path) -> Claim:
         data = path.read_bytes()

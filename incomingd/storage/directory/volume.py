@@ -10,75 +10,79 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from incomingd.core import codec, ids
+from incomingd.core import codec
 from incomingd.storage.chain import RECORD
-from incomingd.storage.directory import files
+from incomingd.storage.directory import files, splicing
+from incomingd.storage.directory.block_files import BlockFiles
 from incomingd.storage.directory.contents import (
     OpenFile,
+    bytes_in,
     link_all,
     link_back,
     open_complete,
     read_range,
     remove_at_once,
     remove_in_order,
-    segments_in,
     shorten,
     size_at_the_server,
     sizes_in,
-    sync_files,
+    sync_ranges,
     unlink_all,
 )
 from incomingd.storage.directory.files import translated
+from incomingd.storage.directory.heirs import add_heir_of, read_heir_of, write_retirement
 from incomingd.storage.directory.joining import Piece, join_pieces
+from incomingd.storage.directory.kept_open import KeptOpen
 from incomingd.storage.directory.keys import KeyFiles
 from incomingd.storage.directory.opening import DirectoryOptions, Held, hold
+from incomingd.storage.directory.place import Place
 from incomingd.storage.directory.segment import FileSegment, open_for_append
+from incomingd.storage.directory.splicing import Splicer
+from incomingd.storage.directory.surveying import GROUP_CHARS, groups_in, ids_in, stamps_in, survey
+from incomingd.storage.directory.syncing import Syncer
 from incomingd.storage.directory.tenures import TenureFiles, read_record
 from incomingd.storage.measuring import counted
 from incomingd.storage.volume import (
     ClaimTakenError,
     Standing,
     UploadExistsError,
-    VolumeUnavailableError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from incomingd.core.content import Content
     from incomingd.core.record import Record
     from incomingd.core.tenure import Claim, Identity
+    from incomingd.storage.volume import Found, Retirement
 
-T = TypeVar("T")
-
-GROUP_CHARS: Final = 2
-ANSWER_S: Final = 30.0
-"""So long a network is given to answer a question that changes nothing."""
+SPLICERS: Final = 2
+"""One thread of so many moves what the kernel takes by itself: work that no slow client can hold up."""
 
 
-class DirectoryVolume:
+class DirectoryVolume(Place):
     """See :class:`incomingd.storage.volume.Volume`."""
 
     def __init__(self, root: Path, held: Held, options: DirectoryOptions, formats: codec.Formats) -> None:
-        self._root = root
-        self._id = held.volume_id
-        self._held = held
+        super().__init__(root, held, threads=options.threads)
         self._formats = formats
         self._options = options
         self._durable = options.durable or held.network
-        self._boot_id = files.boot_id()
-        self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="storage")
+        self._heir_of = held.heir_of
+        self._retirement = held.retirement
+        self._syncer = Syncer()
+        self._kept_open = KeptOpen(self._pool)
+        fast = options.fast_path and splicing.offered()
+        self._splicer = Splicer(max(1, options.threads // SPLICERS)) if fast else None
+        self._seer = Splicer(max(1, options.threads // SPLICERS), "see") if fast else None
         self._key_guard = asyncio.Lock()
         self._interrupted = threading.Event()
-        self._synced_groups: set[Path] = set()
-        """Groups, of uploads and of keys, whose names were brought to the disk."""
+        self.blocks = BlockFiles(self._folder, self._interrupted.is_set)
         tenures = TenureFiles(token=held.token, durable=self._durable, formats=formats)
         self._tenures = tenures if held.claims_are_files else None
         self._keys = KeyFiles(
@@ -124,57 +128,14 @@ class DirectoryVolume:
         return cls(root, held, options, formats)
 
     @property
-    def id(self) -> str:
-        """The volume's own id."""
-        return self._id
+    def heir_of(self) -> frozenset[str]:
+        """Ids of the retired volumes whose records are kept here."""
+        return self._heir_of
 
     @property
-    def shared(self) -> bool:
-        """Whether other processes may claim uploads here meanwhile."""
-        return self._held.shared
-
-    @property
-    def network(self) -> bool:
-        """Whether bytes count only as noted, since other kernels may be at work here."""
-        return self._held.network
-
-    @property
-    def root(self) -> Path:
-        """The directory."""
-        return self._root
-
-    @property
-    def boot_id(self) -> str:
-        """Of the kernel under which records are written now."""
-        return self._boot_id
-
-    # -- paths
-
-    def _folder(self, upload_id: str) -> Path:
-        assert ids.is_upload_id(upload_id), upload_id
-        return self._root / "uploads" / upload_id[:GROUP_CHARS] / upload_id
-
-    def _file(self, upload_id: str) -> Path:
-        assert ids.is_upload_id(upload_id), upload_id
-        return self._root / "files" / upload_id
-
-    async def _run(self, what: str, call: Callable[..., T], *args: Any) -> T:
-        with translated(what):
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
-
-    async def _ask(self, what: str, call: Callable[..., T], *args: Any) -> T:
-        """Do what changes nothing; a network that does not answer is not waited for for ever."""
-        if not self.network:
-            return await self._run(what, call, *args)
-        asked = asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
-        answered, _ = await asyncio.wait([asked], timeout=ANSWER_S)
-        if not answered:
-            # One that has not begun does not begin any more.
-            asked.add_done_callback(_ignore)
-            asked.cancel()
-            raise VolumeUnavailableError(f"{what}: no answer within {ANSWER_S:g} s")
-        with translated(what):
-            return asked.result()
+    def retirement(self) -> Retirement | None:
+        """How far this volume's own retirement has come."""
+        return self._retirement
 
     # -- records and claims
 
@@ -201,14 +162,6 @@ class DirectoryVolume:
                 self._remove(record.upload_id)
             raise
 
-    def _sync_group(self, group: Path) -> None:
-        """Have a new name in *group* survive a power loss, and the group's own."""
-        files.sync_directory(group)
-        if group not in self._synced_groups:
-            # By whom it was made, and whether they came to sync it, nobody knows.
-            files.sync_directory(group.parent)
-            self._synced_groups.add(group)
-
     async def read(self, upload_id: str) -> Record | None:
         """Return the last record; see the interface."""
         return await self._ask("reading a record", self._read, upload_id)
@@ -225,16 +178,6 @@ class DirectoryVolume:
             # Nothing may be called unknown by a volume that is not there.
             self._assert_there()
         return record
-
-    def _assert_there(self) -> None:
-        try:
-            there = json.loads((self._root / "volume.json").read_bytes())["id"]
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, RecursionError) as error:
-            msg = f"{self._root} is not the volume that it was: {error}"
-            raise VolumeUnavailableError(msg) from error
-        if there != self._id:
-            msg = f"{self._root} is another volume now"
-            raise VolumeUnavailableError(msg)
 
     async def standing(self, upload_id: str) -> Standing | None:
         """Return the last record and the last claim; see the interface."""
@@ -266,16 +209,57 @@ class DirectoryVolume:
 
     async def take(self, claim: Claim, record: Record) -> None:
         """Begin a tenure here that another volume's holder has given; see the interface."""
-        await self._run("taking an upload", self._take, claim, record)
 
-    def _take(self, claim: Claim, record: Record) -> None:
+        def take(tenures: TenureFiles, folder: Path) -> None:
+            tenures.take(folder, claim, record)
+
+        await self._run("taking an upload", self._from_elsewhere, record.upload_id, take)
+
+    async def decline(self, claim: Claim, upload_id: str) -> None:
+        """Have what another volume's holder has given never be taken here; see the interface."""
+
+        def decline(tenures: TenureFiles, folder: Path) -> None:
+            tenures.decline(folder, upload_id, claim)
+
+        await self._run("declining an upload", self._from_elsewhere, upload_id, decline)
+
+    async def keep_given(self, claim: Claim, record: Record) -> None:
+        """Keep what a volume that retires knew of an upload that it had given away; see the interface."""
+
+        def keep(tenures: TenureFiles, folder: Path) -> None:
+            tenures.keep_given(folder, claim, record)
+
+        await self._run("keeping a claim", self._from_elsewhere, record.upload_id, keep)
+
+    def _from_elsewhere(self, upload_id: str, act: Callable[[TenureFiles, Path], None]) -> None:
+        """Do what concerns an upload of which nothing may lie here yet; it survives a power loss."""
         assert self._tenures is not None, "a fleet keeps its claims in files"
         self._assert_there()
-        folder = self._folder(record.upload_id)
+        folder = self._folder(upload_id)
         folder.parent.mkdir(exist_ok=True)
         folder.mkdir(exist_ok=True)
-        self._tenures.take(folder, claim, record)
+        act(self._tenures, folder)
         self._sync_group(folder.parent)
+
+    async def inherit(self, volumes: Collection[str]) -> None:
+        """Be the heir of *volumes* for ever."""
+
+        def inherit() -> None:
+            self._assert_there()
+            add_heir_of(self._root, volumes)
+
+        await self._run("inheriting a volume", inherit)
+        self._heir_of |= frozenset(volumes)
+
+    async def look_for_heirdoms(self) -> frozenset[str]:
+        """Look whose heir the volume is."""
+        self._heir_of |= await self._ask("looking for heirdoms", read_heir_of, self._root)
+        return self._heir_of
+
+    async def retire(self, retirement: Retirement) -> None:
+        """Note how far this volume's own retirement has come."""
+        self._retirement = retirement
+        await self._run("retiring a volume", write_retirement, self._root, retirement)
 
     async def look(self, upload_id: str, epoch: int) -> bool:
         """Return whether no claim has followed; nobody else can make one while the volume is held alone."""
@@ -335,13 +319,24 @@ class DirectoryVolume:
 
     async def open_segment(self, upload_id: str, name: str, *, create: bool, size: int, sync: bool) -> FileSegment:
         """Open a segment for one append."""
-        path = self._folder(upload_id) / name
 
         def open_it() -> int:
+            path = self._folder(upload_id) / name
             return open_for_append(path, create=create, size=size, sync=sync or self.network)
 
-        fd = await self._run("opening a segment", open_it)
-        return FileSegment(fd, size, self._pool)
+        fd, keep = await self._kept_open.fetch(upload_id, name, size, lambda: self._run("opening a segment", open_it))
+        return FileSegment(
+            fd,
+            size,
+            self._pool,
+            self._syncer,
+            splicer=self._splicer,
+            seer=self._seer,
+            # Alone, and with nothing promised of the disk, nobody will wait for it.
+            write_back=self._durable or self.shared,
+            # Other hosts see what was written once the file is closed.
+            keep=None if self.network else keep,
+        )
 
     async def read_range(self, upload_id: str, segment: str, start: int, size: int) -> bytes:
         """Return a run of bytes of a segment."""
@@ -350,8 +345,8 @@ class DirectoryVolume:
 
     async def sync_segments(self, record: Record, content: Content) -> None:
         """Return when all bytes of *content* would survive a power loss."""
-        paths = {self._folder(record.upload_id) / part.segment for part in content.map if part.volume_id == self._id}
-        await self._run("syncing an upload", sync_files, sorted(paths))
+        own = [part for part in content.map if part.volume_id == self._id]
+        await self._run("syncing an upload", sync_ranges, self._folder(record.upload_id), own)
 
     async def join(self, record: Record) -> None:
         """Make the complete file; see the interface."""
@@ -404,15 +399,17 @@ class DirectoryVolume:
 
     async def drop_segments(self, upload_id: str, names: Sequence[str]) -> None:
         """Delete these segments, as far as they exist."""
+        self._kept_open.drop(upload_id)
         folder = self._folder(upload_id)
         await self._run("deleting segments", unlink_all, [folder / name for name in names])
 
     async def drop_bytes(self, record: Record, *, file_too: bool) -> None:
         """Delete all segments and, where asked, the joined file."""
+        self._kept_open.drop(record.upload_id)
         await self._run("deleting bytes", self._drop_bytes, record.upload_id, file_too)
 
     def _drop_bytes(self, upload_id: str, file_too: bool) -> None:  # noqa: FBT001 -- for the executor
-        unlink_all(segments_in(self._folder(upload_id)))
+        unlink_all(bytes_in(self._folder(upload_id)))
         target = self._file(upload_id)
         # Where former versions made their copies.
         files.unlink_if_there(target.with_name(target.name + ".new"))
@@ -429,6 +426,7 @@ class DirectoryVolume:
 
     async def remove(self, upload_id: str) -> None:
         """Delete all that is left of an upload but a file that was kept."""
+        self._kept_open.drop(upload_id)
         await self._run("removing an upload", self._remove, upload_id)
 
     def _remove(self, upload_id: str) -> None:
@@ -452,37 +450,25 @@ class DirectoryVolume:
 
     async def groups(self) -> list[str]:
         """Return the names of the groups of uploads."""
-        return await self._ask("listing uploads", self._groups)
-
-    def _groups(self) -> list[str]:
-        # Beside them may lie what is none of ours, such as lost+found, which nobody but root may read.
-        with os.scandir(self._root / "uploads") as entries:
-            return sorted(entry.name for entry in entries if len(entry.name) == GROUP_CHARS and entry.is_dir())
+        return await self._ask("listing uploads", groups_in, self._root / "uploads")
 
     async def stamps(self) -> dict[str, int]:
         """Return when something came into each group, or went: the directory's own time."""
-
-        def stamps() -> dict[str, int]:
-            with os.scandir(self._root / "uploads") as entries:
-                return {
-                    entry.name: entry.stat().st_mtime_ns
-                    for entry in entries
-                    if len(entry.name) == GROUP_CHARS and entry.is_dir()
-                }
-
-        return await self._ask("listing uploads", stamps)
+        return await self._ask("listing uploads", stamps_in, self._root / "uploads")
 
     async def ids_in(self, group: str) -> list[str]:
         """Return the ids of one group's uploads."""
-        return await self._ask("listing uploads", self._ids_in, group)
+        found = await self._ask("listing uploads", ids_in, self._root / "uploads" / group)
+        if found is None:
+            await self._ask("listing uploads", self._assert_there)
+        return found or []
 
-    def _ids_in(self, group: str) -> list[str]:
-        try:
-            names = os.listdir(self._root / "uploads" / group)
-        except FileNotFoundError:
-            self._assert_there()
-            return []
-        return sorted(filter(ids.is_upload_id, names))
+    async def survey(self, group: str) -> list[Found]:
+        """Return all uploads of one group, in one go; see the interface."""
+        found = await self._ask("listing uploads", survey, self._root, group, self._standing, self._id)
+        if not found:
+            await self._ask("listing uploads", self._assert_there)
+        return found
 
     def group_of(self, upload_id: str) -> str:
         """Return the group that *upload_id* belongs to."""
@@ -525,13 +511,9 @@ class DirectoryVolume:
         await asyncio.get_running_loop().run_in_executor(None, self._let_go)
 
     def _let_go(self) -> None:
-        self._pool.shutdown()
+        for each in (self._splicer, self._seer, self.blocks, self._syncer, self._pool, self._kept_open):
+            if each is not None:
+                each.close()
         # Only now: every write has been answered.
         self._held.runs.leave()
         self._held.lock.release()
-
-
-def _ignore(asked: asyncio.Future[Any]) -> None:
-    """Take note of what nobody waits for any more."""
-    if not asked.cancelled():
-        asked.exception()

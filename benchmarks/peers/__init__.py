@@ -1,0 +1,1 @@
+"""Servers of others, as their documentation shows them."""
